@@ -1,0 +1,6 @@
+"""hotproxy: a network proxy that can be changed, upgraded, crashed and misconfigured without losing a connection.
+
+Start reading at docs/architecture.md; the words are in docs/glossary.md.
+"""
+
+__version__ = "0.1.0"

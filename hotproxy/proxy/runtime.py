@@ -1,0 +1,29 @@
+"""What every connection of a worker is given: loop, time, randomness, the current snapshot. Built by `worker/build.py`."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from hotproxy.clock import Clock, TimerWheel
+from hotproxy.net.connection import Gauge, Loop
+
+if TYPE_CHECKING:
+    from hotproxy.proxy.snapshot import Snapshot
+
+
+class Runtime:
+    """One per worker. `draining` and `snapshot` change, the rest does not."""
+
+    __slots__ = ("loop", "wheel", "clock", "random", "buffered", "snapshot", "draining")
+
+    def __init__(
+        self, loop: Loop, wheel: TimerWheel, clock: Clock, random_: random.Random, buffered: Gauge, snapshot: Snapshot
+    ) -> None:
+        self.loop = loop
+        self.wheel = wheel
+        self.clock = clock
+        self.random = random_
+        self.buffered = buffered  # unsent and held bytes of the whole worker
+        self.snapshot = snapshot  # replaced whole; a stream keeps the one it began with
+        self.draining = False  # True: every HTTP/1 response says Connection: close

@@ -1,0 +1,49 @@
+"""The live form of the config: listeners, routes and clusters as one immutable whole, replaced by one assignment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hotproxy.proxy.route import RouteTable
+from hotproxy.telemetry.access_log import AccessLog
+from hotproxy.telemetry.stats import HttpStats, ListenerStats, TcpStats
+from hotproxy.upstream.cluster import Cluster
+from hotproxy.upstream.pool import Pools
+
+
+@dataclass(frozen=True, slots=True)
+class HttpListener:
+    """A listener whose connections speak HTTP. Times in seconds, 0.0 = no limit."""
+
+    name: str
+    routes: RouteTable
+    request_headers_timeout_s: float
+    keepalive_timeout_s: float
+    max_connections: int  # of this worker; 0 = no limit
+    stats: HttpStats
+    listener_stats: ListenerStats
+    access_log: AccessLog | None
+
+
+@dataclass(frozen=True, slots=True)
+class TcpListener:
+    """A listener that carries bytes to one cluster."""
+
+    name: str
+    cluster: str
+    idle_timeout_s: float
+    max_connect_attempts: int
+    max_connections: int
+    stats: TcpStats
+    listener_stats: ListenerStats
+    access_log: AccessLog | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Reached through `Runtime.snapshot`. Pools and stats are keyed by name and outlive a snapshot."""
+
+    listeners: Mapping[str, HttpListener | TcpListener]
+    clusters: Mapping[str, Cluster]
+    pools: Pools  # keep-alive connections by endpoint
