@@ -1,0 +1,52 @@
+"""`hotproxy run`: becomes the supervisor, by `execv`, so that nothing of the command line's libraries stays in it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from hotproxy.cli import place as places
+from hotproxy.cli.main import Globals
+from hotproxy.errors import HotproxyError
+
+DEFAULT_CONFIG = "/etc/hotproxy/hotproxy.yaml"
+
+
+@click.command()
+@click.option("-c", "--config", default=DEFAULT_CONFIG, metavar="FILE", show_default=True, help="'-' is stdin.")
+@click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Worker processes; wins over the config.")
+@click.pass_obj
+def run(globals_: Globals, config: str, workers: int | None) -> None:
+    """Run the proxy in the foreground. SIGHUP brings in new config and new code; SIGTERM drains and ends."""
+    place = places.make(globals_.instance, globals_.runtime_dir)
+    path = write_config(place, sys.stdin.read()) if config == "-" else Path(config).absolute()
+    become_supervisor(place, path, workers)
+
+
+def write_config(place: places.Place, text: str) -> Path:
+    """Put a config that has no file of its own beside the instance's sockets (0600), so that a reload finds it."""
+    path = place.directory / "config.yaml"
+    part = path.with_suffix(".yaml.new")
+    part.unlink(missing_ok=True)
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    part.replace(path)
+    return path
+
+
+def become_supervisor(place: places.Place, config: Path, workers: int | None) -> NoReturn:
+    """Never returns. The interpreter is called by the path it was called by: a virtual environment that is a symlink is
+    followed anew at every restart."""
+    arguments = [sys.executable, "-I", "-m", "hotproxy.restarter"]
+    arguments += ["--config", str(config), "--instance", place.instance, "--instance-dir", str(place.directory)]
+    if workers is not None:
+        arguments += ["--workers", str(workers)]
+    sys.stdout.flush()
+    try:
+        os.execv(sys.executable, arguments)
+    except OSError as error:
+        raise HotproxyError(f"{sys.executable} can't be run: {error.strerror}") from None

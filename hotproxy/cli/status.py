@@ -1,0 +1,64 @@
+"""`status` and `listeners`: what the supervisor knows of its generations, as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from hotproxy.cli import place as places
+from hotproxy.cli.line import ask
+from hotproxy.cli.main import Globals
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def status(globals_: Globals, as_json: bool) -> None:
+    """Generations, their workers with open connections, and how the last restart went."""
+    data = ask(places.find(globals_.instance, globals_.runtime_dir), "status").data
+    click.echo(json.dumps(data, indent=2) if as_json else render_status(data))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def listeners(globals_: Globals, as_json: bool) -> None:
+    """The listeners and the addresses they are bound to (a port 0 of the config as the port it became)."""
+    found = ask(places.find(globals_.instance, globals_.runtime_dir), "status").data["listeners"]
+    if as_json:
+        click.echo(json.dumps({"listeners": found}, indent=2))
+        return
+    for listener in found:
+        click.echo(f"{listener['name']}: {', '.join(listener['addresses'])}")
+
+
+def render_status(data: dict[str, Any]) -> str:
+    """The JSON of `status --json` for people."""
+    lines = [
+        f"hotproxy '{data['instance']}': {data['state']}, pid {data['pid']}, up {duration(data['uptime_s'])}",
+        f"config {data['config']}",
+    ]
+    lines += [f"listener {each['name']}: {', '.join(each['addresses'])}" for each in data["listeners"]]
+    for generation in data["generations"]:
+        control = generation["control"]["pid"]
+        lines.append(
+            f"generation {generation['epoch']}: {generation['state']}, zygote {generation['pid']}, control {control}"
+        )
+        lines += [
+            f"  slot {slot['slot']}: {slot['state']}, pid {slot['pid']}, {slot['connections']} connections"
+            for slot in generation["slots"]
+        ]
+    if last := data["last_restart"]:
+        how = f"ok in {last['ms']} ms, {last['moved']} moved" if last["ok"] else f"refused: {last['reason']}"
+        lines.append(f"last restart: {how}")
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """3700.2 -> '1h 1m'."""
+    whole = int(seconds)
+    parts = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s")]
+    shown = [f"{amount}{unit}" for amount, unit in parts if amount]
+    return " ".join(shown[:2]) or "0s"

@@ -1,0 +1,32 @@
+"""`hotproxy version`: what a bug report needs first."""
+
+from __future__ import annotations
+
+import platform
+
+import click
+
+
+@click.command()
+def version() -> None:
+    """Version, Python, HTTP kernel, shared-memory layout, protocol versions."""
+    print_version()
+
+
+def print_version() -> None:
+    from hotproxy import __version__
+    from hotproxy.restarter.frames import PROTOCOL_VERSION
+    from hotproxy.shm.layout import LAYOUT_VERSION
+
+    click.echo(f"hotproxy {__version__}")
+    click.echo(f"python {platform.python_version()} ({platform.python_implementation()}) on {platform.machine()}")
+    click.echo(f"http kernel: httptools {_installed('httptools')} (no compiled kernel)")
+    click.echo(f"event loop: uvloop {_installed('uvloop')}")
+    click.echo(f"shm layout: {LAYOUT_VERSION}")
+    click.echo(f"protocol: {PROTOCOL_VERSION}")
+
+
+def _installed(package: str) -> str:
+    from importlib.metadata import version as installed_version
+
+    return installed_version(package)
