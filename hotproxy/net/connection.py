@@ -43,6 +43,8 @@ class Loop(Protocol):
 
     def remove_writer(self, fd: int) -> object: ...
 
+    def call_soon(self, callback: Callable[[], None]) -> object: ...
+
 
 class ConnectionOwner(Protocol):
     """Whoever reads this connection. After `close()`, `finish()` or `on_lost` nothing more is called."""

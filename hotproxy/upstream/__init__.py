@@ -1,0 +1,8 @@
+"""Towards the endpoints: which one, and how to get a connection to it.
+
+endpoint       one address of a cluster, and what this worker has in progress there
+load_balancer  which endpoint is next: one small class per policy
+cluster        a named set of endpoints with its policy, timeouts and stats
+connect        one non-blocking connect, without a task
+pool           keep-alive connections by endpoint
+"""

@@ -1,0 +1,150 @@
+"""One non-blocking connect, without a task: the owner is called when it has come about, or why it has not.
+
+    start() --> connecting --writable, no error--> on_connected(sock)        the socket is the owner's from then on
+                    |------ error, or timeout ---> on_connect_failed(...)    the descriptor is closed
+                    \\------ cancel() -----------> (nothing more is called)
+
+Nothing is ever reported from inside `start()`, even if the kernel answers at once (unix sockets, a closed port on
+loopback, no descriptor left): an owner that tries the next endpoint would otherwise recurse through all of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Final, Protocol
+
+from hotproxy.clock import TICK_S, Timer, TimerWheel
+from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT, Reason
+from hotproxy.net.connection import Loop
+from hotproxy.upstream.endpoint import Endpoint
+
+_KIND: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+# The connect goes on in the background. EINTR is among them by POSIX; Linux does not give it to non-blocking sockets.
+_IN_PROGRESS: Final = frozenset({0, errno.EINPROGRESS, errno.EINTR, errno.EALREADY})
+
+
+class ConnectOwner(Protocol):
+    """Whoever waits. Exactly one of the two is called, or none after `cancel()`."""
+
+    def on_connected(self, sock: socket.socket) -> None: ...
+
+    def on_connect_failed(self, reason: Reason, error: str) -> None:
+        """`reason` is CONNECT_FAILURE or CONNECT_TIMEOUT, `error` the text for the log: "Connection refused"."""
+
+
+class ConnectRuntime(Protocol):
+    """What a connect needs of the worker's `Runtime`."""
+
+    loop: Loop
+    wheel: TimerWheel
+
+
+class ConnectAttempt:
+    """To one endpoint, at most `timeout_s` seconds (0 = as long as the kernel tries). Used once."""
+
+    __slots__ = ("_error", "_loop", "_owner", "_sock", "_timer", "_wheel", "deadline_s", "endpoint")
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float, owner: ConnectOwner, runtime: ConnectRuntime) -> None:
+        self.endpoint = endpoint
+        self.deadline_s = runtime.wheel.clock.now_s() + timeout_s if timeout_s > 0.0 else 0.0
+        self._owner: ConnectOwner | None = owner
+        self._loop = runtime.loop
+        self._wheel = runtime.wheel
+        self._sock: socket.socket | None = None
+        self._timer = Timer(self, "connect")
+        self._error = ""
+
+    def start(self) -> None:
+        family = self.endpoint.family
+        try:
+            sock = socket.socket(family, _KIND)
+        except OSError as error:  # EMFILE, ENFILE, ENOBUFS; EAFNOSUPPORT where IPv6 is switched off
+            self._fail_soon(error.errno or 0)
+            return
+        self._sock = sock
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.deadline_s:
+            self._wheel.arm_at(self._timer, self.deadline_s)
+        self._connect(sock)
+
+    def cancel(self) -> None:
+        """Forget it: nothing is called any more. Safe at any time, also after the end and from inside the owner."""
+        self._owner = None
+        self._close()
+
+    def _connect(self, sock: socket.socket) -> None:
+        try:
+            code = sock.connect_ex(self.endpoint.sockaddr)
+        except OSError as error:  # a path too long for sockaddr_un; connect_ex returns every errno of the kernel
+            code = error.errno or errno.EINVAL
+        if code in _IN_PROGRESS:
+            # Also when it is connected already: it is writable at once, and reported in the next turn.
+            self._loop.add_writer(sock.fileno(), self._on_writable)
+        elif code == errno.EAGAIN and self.endpoint.family == socket.AF_UNIX:
+            # unix(7): the listener's queue is full, and nothing tells us when it no longer is.
+            retry_s = self._wheel.clock.now_s() + TICK_S
+            self._wheel.arm_at(self._timer, min(retry_s, self.deadline_s) if self.deadline_s else retry_s)
+        else:
+            self._fail_soon(code)
+
+    def _on_writable(self) -> None:
+        sock = self._sock
+        if sock is None:
+            return
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code == 0 and _is_connected_to_itself(sock):
+            code = errno.ECONNREFUSED
+        if code:
+            self._fail(CONNECT_FAILURE, os.strerror(code))
+            return
+        self._loop.remove_writer(sock.fileno())
+        self._sock = None
+        self._timer.drop()
+        owner, self._owner = self._owner, None
+        if owner is None:
+            sock.close()
+        else:
+            owner.on_connected(sock)
+
+    def on_timeout(self, timer: Timer) -> None:
+        sock = self._sock
+        if sock is None:
+            return
+        if self.deadline_s and self._wheel.clock.now_s() >= self.deadline_s:
+            self._fail(CONNECT_TIMEOUT, os.strerror(errno.ETIMEDOUT))
+        else:
+            self._connect(sock)
+
+    def _fail_soon(self, code: int) -> None:
+        self._close()
+        self._error = os.strerror(code)
+        self._loop.call_soon(self._report_failure)
+
+    def _report_failure(self) -> None:
+        self._fail(CONNECT_FAILURE, self._error)
+
+    def _fail(self, reason: Reason, error: str) -> None:
+        self._close()
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.on_connect_failed(reason, error)
+
+    def _close(self) -> None:
+        sock, self._sock = self._sock, None
+        self._timer.drop()
+        if sock is not None:
+            self._loop.remove_writer(sock.fileno())
+            sock.close()
+
+
+def _is_connected_to_itself(sock: socket.socket) -> bool:
+    """TCP's simultaneous open with oneself: on loopback, when the kernel picks the very port that nobody listens on."""
+    if sock.family == socket.AF_UNIX:
+        return False
+    try:
+        return bool(sock.getsockname() == sock.getpeername())
+    except OSError:  # reset in this very moment; reading will tell
+        return False

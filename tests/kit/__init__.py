@@ -1,0 +1,1 @@
+"""What tests use instead of a real clock, loop or socket."""
