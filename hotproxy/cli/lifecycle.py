@@ -1,4 +1,4 @@
-"""`reload`, `stop`, `drain`, `reopen-logs`: one command to the supervisor each, synchronous, with the reason on failure."""
+"""`reload`, `stop`, `drain`, `reopen-logs`: one command to the supervisor each, with the reason when it is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hotproxy.cli.line import Line, ask
 from hotproxy.cli.main import Globals
 from hotproxy.errors import HotproxyError
 
-# Longer than the deadlines of a restart together (docs/hot-restart.md), so that the supervisor's own reason arrives first.
+# Longer than the deadlines of a restart together, so that the supervisor's own reason arrives first.
 RELOAD_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 3600.0
 

@@ -1,6 +1,6 @@
 """A small HTTP/1.1 server over h11 and asyncio, for answers that are asked for by people and scrapers.
 
-h11 costs nine times nginx's CPU per request, which is why it is not on the data path; here its strictness is worth more.
+h11 costs nine times nginx's CPU per request, so it is not on the data path; here its strictness is worth more.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class HttpServer:
         self._loop = asyncio.get_running_loop()
         self._listening: list[socket.socket] = []
         self._open: set[asyncio.Task[None]] = set()
+        self._answering: set[asyncio.Task[None]] = set()
 
     def start_accepting(self, sockets: Iterable[socket.socket]) -> None:
         for sock in sockets:
@@ -59,9 +60,13 @@ class HttpServer:
         while self._listening:
             self._loop.remove_reader(self._listening.pop().fileno())
 
-    async def close(self) -> None:
-        """Stop accepting and end the open connections."""
+    async def close(self, grace_s: float = 0.0) -> None:
+        """Stop accepting; answers under way may finish within `grace_s` seconds."""
         self.stop_accepting()
+        for task in self._open - self._answering:
+            task.cancel()
+        if self._answering:
+            await asyncio.wait(self._answering, timeout=grace_s)
         for task in list(self._open):
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
@@ -73,7 +78,11 @@ class HttpServer:
             return
         task = self._loop.create_task(self._serve(sock))
         self._open.add(task)
-        task.add_done_callback(self._open.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._open.discard(task)
+        self._answering.discard(task)
 
     async def _serve(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -92,6 +101,8 @@ class HttpServer:
 
     async def _conversation(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h11.Connection(h11.SERVER)
+        task = asyncio.current_task()
+        assert task is not None
         while True:
             try:
                 request = await asyncio.wait_for(_receive(connection, reader), IDLE_TIMEOUT_S)
@@ -102,8 +113,10 @@ class HttpServer:
                 return
             if request is None:
                 return
+            self._answering.add(task)
             reply = await self._answer(request)
             await _send(connection, writer, request.method, reply)
+            self._answering.discard(task)
             if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
                 return
             connection.start_next_cycle()

@@ -1,0 +1,59 @@
+# Each target sets up what it needs in .venv; the only prerequisites are make and Python >= 3.11 with venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Parallel test processes. Two is what the suite's timing budget is measured with.
+JOBS ?= 2
+
+.PHONY: run test test-all check format soak bench lock clean
+
+run: .venv/run.stamp  ## a demo: two origins, and a proxy in front of them
+	@$(BIN)/python configs/demo.py
+
+test: check  ## the suite: fast parts side by side, then whole proxies under load one by one
+	$(BIN)/pytest -q -n $(JOBS) --ignore=tests/restart -m "not slow"
+	$(BIN)/pytest -q tests/restart -m "not slow"
+
+test-all: check  ## everything but soak and bench
+	$(BIN)/pytest -q -n $(JOBS) --ignore=tests/restart
+	$(BIN)/pytest -q tests/restart
+
+check: .venv/dev.stamp  ## format, lint, types, direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/dev.stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+soak: .venv/dev.stamp  ## 200 restarts under load: nothing leaks
+	$(BIN)/python bench/soak.py
+
+bench: .venv/dev.stamp  ## start-up, restart and memory figures
+	$(BIN)/python bench/startup.py
+
+lock: .venv/dev.stamp  ## pin the dependencies anew
+	$(PIP) install pip-tools
+	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-options -o requirements/run.txt pyproject.toml requirements/build.in
+	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-options --extra dev -o requirements/dev.txt pyproject.toml requirements/build.in
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/python.stamp:
+	$(PYTHON) -c 'import sys; sys.exit("hotproxy needs Python >= 3.11, this is " + sys.version if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/run.stamp: .venv/python.stamp requirements/run.txt pyproject.toml
+	$(PIP) install --require-hashes -r requirements/run.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/dev.stamp: .venv/python.stamp requirements/dev.txt pyproject.toml
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@ .venv/run.stamp

@@ -1,0 +1,80 @@
+"""What the admin API answers. Read only: whatever changes the proxy goes through `supervisor.sock`.
+
+The paths are Envoy's (envoyproxy.io, operations/admin), so that its probes and scrapers work.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Final
+
+from hotproxy import __version__
+from hotproxy.control.http_server import Reply, Request
+from hotproxy.shm.reader import Reading, ShmError, read
+from hotproxy.telemetry import prometheus, text
+
+PATHS: Final = {
+    "/ready": "200 LIVE while this proxy takes new connections, else 503",
+    "/stats": "every counter; ?filter=REGEX, ?format=text|json|prometheus",
+    "/stats/prometheus": "every counter as Prometheus scrapes them",
+    "/server_info": "version, state, uptime, epoch",
+}
+# A pattern comes from whoever reaches the admin address, and `re` can be made to think for minutes: only what needs no
+# backtracking is let in (no nested repetition, no groups).
+PLAIN_PATTERN: Final = re.compile(r"[\w.^$|*\-\[\]\\ ]{0,200}")
+JSON_TYPE: Final = "application/json"
+
+
+class Admin:
+    """Answers from shared memory alone, so that it is right for every generation at once."""
+
+    def __init__(self, segment_name: str, epoch: int, accepting: Callable[[], bool]) -> None:
+        self._segment_name = segment_name
+        self._epoch = epoch
+        self._accepting = accepting
+
+    async def answer(self, request: Request) -> Reply:
+        if request.method not in ("GET", "HEAD"):
+            return Reply(405, b"the admin API is read only\n", headers=[("allow", "GET, HEAD")])
+        if request.path == "/ready":
+            return Reply(200, b"LIVE\n") if self._accepting() else Reply(503, b"DRAINING\n")
+        if request.path == "/":
+            return Reply(200, "".join(f"{path}  {does}\n" for path, does in PATHS.items()).encode())
+        if request.path not in PATHS:
+            return Reply(404, f"no such path; there are: {' '.join(PATHS)}\n".encode())
+        try:
+            reading = read(self._segment_name)
+        except ShmError as error:
+            return Reply(500, f"shared memory: {error}\n".encode())
+        if request.path == "/server_info":
+            return Reply(200, json.dumps(self._server_info(reading)).encode() + b"\n", JSON_TYPE)
+        return _stats(request, reading)
+
+    def _server_info(self, reading: Reading) -> dict[str, object]:
+        return {
+            "version": __version__,
+            "state": "LIVE" if self._accepting() else "DRAINING",
+            "uptime_current_epoch_s": reading.values["server.uptime"],
+            "hot_restart_epoch": self._epoch,
+            "concurrency": reading.values["server.concurrency"],
+        }
+
+
+def _stats(request: Request, reading: Reading) -> Reply:
+    form = "prometheus" if request.path == "/stats/prometheus" else request.query.get("format", "text")
+    if form == "prometheus":
+        return Reply(200, prometheus.render(reading), "text/plain; version=0.0.4; charset=utf-8")
+    pattern = request.query.get("filter", "")
+    if not PLAIN_PATTERN.fullmatch(pattern):
+        return Reply(400, b"filter: letters, digits and . ^ $ | * - [ ] only, at most 200\n")
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        return Reply(400, f"filter: {error}\n".encode())
+    if form == "json":
+        return Reply(200, json.dumps(text.to_json(reading, compiled)).encode() + b"\n", JSON_TYPE)
+    if form == "text":
+        return Reply(200, text.render_text(reading, compiled))
+    return Reply(400, b"format: text, json or prometheus\n")

@@ -1,0 +1,124 @@
+"""The control process of a generation: its conversation with the zygote, the admin API, what is known per cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+
+import uvloop
+
+from hotproxy.clock import SystemClock
+from hotproxy.config.model import Config
+from hotproxy.control.admin import Admin
+from hotproxy.control.http_server import HttpServer
+from hotproxy.restarter.frames import Channel, ChannelClosed, FrameError, Message
+from hotproxy.restarter.log import log
+from hotproxy.shm.cells import Slab
+from hotproxy.telemetry.stats import ClusterStats
+
+# The same beat as a worker's: the supervisor judges both by the age of this cell.
+TICK_S = 0.05
+# Answers that are under way when the generation leaves; a scrape takes milliseconds.
+GRACE_S = 2.0
+# A control process that lost its zygote answers on, like the slots beside it, until a successor has had time to come.
+ORPHAN_TIMEOUT_S = 60.0
+
+
+@dataclass(slots=True)
+class ControlStart:
+    """What the zygote gives the process that it has just forked. `sockets` listen for the admin API."""
+
+    config: Config
+    epoch: int
+    sockets: list[socket.socket]
+    channel: Channel
+    slab: Slab
+    segment_name: str
+
+
+def run(start: ControlStart) -> int:
+    """The whole life of the process; its exit code."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_Control(start).live())
+    return 0
+
+
+class _Control:
+    def __init__(self, start: ControlStart) -> None:
+        self._start = start
+        self._accepting = False
+        self._leaving = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def live(self) -> None:
+        self._loop = loop = asyncio.get_running_loop()
+        admin = Admin(self._start.segment_name, self._start.epoch, lambda: self._accepting)
+        self._server = HttpServer(admin.answer)
+        loop.add_reader(self._start.channel.fileno(), self._on_channel)
+        self._tick()
+        self._start.channel.send("READY")
+        await self._leaving.wait()
+        self._stop_accepting()
+        await self._server.close(GRACE_S)
+
+    def _tick(self) -> None:
+        assert self._loop is not None
+        self._start.slab.heartbeat_ns = int(SystemClock.now_s() * 1e9)
+        self._loop.call_later(TICK_S, self._tick)
+
+    def _on_channel(self) -> None:
+        assert self._loop is not None
+        channel = self._start.channel
+        while True:
+            try:
+                message = channel.receive()
+            except FrameError as error:
+                log("warning", f"control: a message was refused: {error}")
+                channel.send("UNKNOWN", {"kind": "?", "why": str(error)})
+                continue
+            except ChannelClosed:
+                self._loop.remove_reader(channel.fileno())
+                self._loop.call_later(ORPHAN_TIMEOUT_S, self._leaving.set)
+                return
+            if message is None:
+                return
+            self._on_message(message)
+
+    def _on_message(self, message: Message) -> None:
+        message.close_fds()
+        channel = self._start.channel
+        if message.kind == "ACCEPT_ON":
+            self._start_accepting()
+            channel.send("ACCEPTING")
+        elif message.kind == "ACCEPT_OFF":
+            self._stop_accepting()
+            channel.send("ACCEPT_STOPPED")
+        elif message.kind in ("DRAIN", "KILL"):
+            self._leaving.set()
+        elif message.kind not in ("REOPEN_LOGS", "UNDRAIN"):
+            channel.send("UNKNOWN", {"kind": message.kind, "why": "not for the control process"})
+
+    def _start_accepting(self) -> None:
+        if self._accepting:
+            return
+        self._accepting = True
+        for sock in self._start.sockets:
+            sock.setblocking(False)
+            # 64 callers may wait: scrapers and people. Calling it again on a socket that listens already is harmless.
+            sock.listen(64)
+        self._server.start_accepting(self._start.sockets)
+        self._publish_membership(1)
+
+    def _stop_accepting(self) -> None:
+        if not self._accepting:
+            return
+        self._accepting = False
+        self._server.stop_accepting()
+        self._publish_membership(0)  # the successor's cells count from now on; both would count twice
+
+    def _publish_membership(self, times: int) -> None:
+        for cluster in self._start.config.clusters:
+            stats = ClusterStats(self._start.slab, cluster.name)
+            stats.membership_total.set(len(cluster.endpoints) * times)
+            stats.membership_healthy.set(len(cluster.endpoints) * times)
