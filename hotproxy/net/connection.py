@@ -71,7 +71,7 @@ class Connection:
     __slots__ = (
         "sock", "fd", "owner", "state", "rx_bytes", "tx_bytes", "read_closed", "write_closed",
         "_loop", "_wheel", "_buffered", "_pending", "_read_disabled", "_reading", "_writing", "_high",
-        "_shut_after_flush", "_discarded", "_linger",
+        "_shut_after_flush", "_discarded", "_linger", "_done",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +96,7 @@ class Connection:
         self._shut_after_flush = False
         self._discarded = 0
         self._linger: Timer | None = None
+        self._done: Callable[[], None] | None = None
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -221,11 +222,15 @@ class Connection:
 
     # -- ending -------------------------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        """Close gracefully: send what is pending, then linger. The owner hears nothing more."""
+    def finish(self, done: Callable[[], None] | None = None) -> None:
+        """Close gracefully: send what is pending, then linger. The owner hears nothing more, but for `done`.
+
+        `done` is called once, when the descriptor is closed: until then this worker must not exit.
+        """
         if self.state != OPEN:
             return
         self.owner = None
+        self._done = done
         self.state = FLUSHING
         self._update_reading()
         # A reader that never reads must not hold us for ever: flushing has the linger deadline renewed by progress
@@ -277,6 +282,9 @@ class Connection:
         if self._linger is not None:
             self._linger.drop()
         self.sock.close()
+        done, self._done = self._done, None
+        if done is not None:
+            done()
 
     def detach(self) -> None:
         """Leave the event loop (always before the descriptor is closed or passed on: a dup keeps epoll entries alive)."""
