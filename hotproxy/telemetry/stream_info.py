@@ -1,21 +1,54 @@
 """The one record of an exchange: what the stats, the access log and the last line of a bug report are made of.
 
 The name and the meaning of its fields are Envoy's StreamInfo. Times are CLOCK_MONOTONIC seconds, 0.0 = has not
-happened; `start_wall_s` is the only wall-clock time.
+happened; `start_wall_s` is the only wall-clock time. Text that came from a peer (method, authority, paths, user agent,
+x-forwarded-for, request id) is the bytes of the wire decoded as latin-1, so that nothing is lost before the log.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+
+class HeadersView(Protocol):
+    """What the log sees of a head's fields (`http.headers.Headers`, or a `HeaderPairs` after a handoff)."""
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first value of that name (given in lower case), or None."""
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]: ...
+
+
+class HeaderPairs:
+    """Fields that came with a dump: enough for the log, without an import of the codec's class."""
+
+    __slots__ = ("pairs",)
+
+    def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        self.pairs = pairs
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first value of that name (given in lower case), or None."""
+        for key, value in self.pairs:
+            if key.lower() == name:
+                return value
+        return None
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self.pairs)
 
 
 class StreamInfo:
     """Plain attributes, filled on the way, read once by `finish()`; `dump()` carries it across a handoff."""
 
-    __slots__ = (
+    __slots__ = (  # noqa: RUF023, the order of `dump()`: new ones come last
         "start_wall_s", "start_s", "request_complete_s", "upstream_first_byte_s", "response_first_byte_s", "end_s",
         "protocol", "method", "authority", "path", "original_path", "user_agent", "x_forwarded_for", "request_id",
         "status", "flags", "details", "rx_bytes", "tx_bytes",
         "downstream_remote", "downstream_local", "upstream_remote", "upstream_local",
         "listener", "virtual_host", "route", "cluster", "attempts", "upstream_connect_s", "upstream_service_time_ms",
+        "request_headers", "response_headers",
     )  # fmt: skip
 
     def __init__(self, start_wall_s: float = 0.0, start_s: float = 0.0) -> None:
@@ -49,14 +82,54 @@ class StreamInfo:
         self.attempts = 0
         self.upstream_connect_s = 0.0
         self.upstream_service_time_ms = -1  # -1: no upstream answered
+        self.request_headers: HeadersView | None = None  # for %REQ()%: the fields the log may name; None for TCP
+        self.response_headers: HeadersView | None = None  # for %RESP()%; None until an answer has begun
 
     def dump(self) -> list[object]:
-        """The values in the order of `__slots__`."""
-        return [getattr(self, name) for name in self.__slots__]
+        """The values in the order of `__slots__`, msgpack's types only. The version is that of the connection."""
+        values: list[object] = [getattr(self, name) for name in self.__slots__]
+        values[-2] = _pairs(self.request_headers)
+        values[-1] = _pairs(self.response_headers)
+        return values
 
     @classmethod
     def load(cls, values: list[object]) -> StreamInfo:
+        """The inverse of `dump()`; ValueError when the number of values or the shape of one is another."""
         info = cls()
         for name, value in zip(cls.__slots__, values, strict=True):
-            setattr(info, name, tuple(value) if name == "flags" else value)  # type: ignore[arg-type]
+            if name in ("request_headers", "response_headers"):
+                setattr(info, name, _view(value))
+            elif name == "flags":
+                info.flags = _flags(value)
+            elif type(value) is type(getattr(info, name)):
+                setattr(info, name, value)
+            else:
+                raise ValueError(f"stream info: {name} is {type(value).__name__}, not as it was dumped")
         return info
+
+
+def _pairs(headers: HeadersView | None) -> list[list[bytes]] | None:
+    if headers is None:
+        return None
+    return [[name, value] for name, value in headers]
+
+
+def _view(value: object) -> HeaderPairs | None:
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"stream info: headers are {type(value).__name__}, not a list of pairs")
+    pairs: list[tuple[bytes, bytes]] = []
+    for pair in value:
+        match pair:
+            case [bytes() as name, bytes() as content]:
+                pairs.append((name, content))
+            case _:
+                raise ValueError("stream info: a header is not a pair of bytes")
+    return HeaderPairs(pairs)
+
+
+def _flags(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(flag, str) for flag in value):
+        raise ValueError("stream info: flags are not a list of text")
+    return tuple(value)
