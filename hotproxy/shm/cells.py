@@ -1,0 +1,224 @@
+"""A process's own slab: counters, gauges and histograms that are plain Python to use and one aligned store to write.
+
+Each cell has one writer, so nothing is read back from shared memory, locked or made atomic: the writer keeps the
+number and stores it. Measured on CPython 3.11: `Counter.inc` 65 ns, of which 36 ns are the call; reading the cell
+back (`cells[i] += 1`) 117 ns, a ctypes integer 87 ns.
+
+Anything that two parts of a process count together must be the *same* Counter, for each keeps its own number:
+`Slab.counter(name)` therefore always returns the same object for a name.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hotproxy.shm.layout import (
+    S_BUFFERED_BYTES,
+    S_CONNECTIONS,
+    S_HEARTBEAT_NS,
+    S_SERIAL,
+    SLAB_HEAD_BYTES,
+    WORD_BYTES,
+    ShmError,
+    slab_bytes,
+)  # fmt: skip
+from hotproxy.shm.schema import (
+    COUNTER,
+    GAUGE,
+    HISTOGRAM,
+    HISTOGRAM_BUCKETS,
+    HISTOGRAM_OCTAVES,
+    INSTANCE_GAUGE,
+    SUM_CELL,
+    Schema,
+    Stat,
+)  # fmt: skip
+
+_HEAD_WORDS = SLAB_HEAD_BYTES // WORD_BYTES
+
+
+class Counter:
+    """Only grows; survives its process."""
+
+    __slots__ = ("_cells", "_index", "value")
+
+    def __init__(self, cells: memoryview, index: int) -> None:
+        self._cells = cells
+        self._index = index
+        self.value: int = cells[index]
+
+    def inc(self) -> None:
+        self.value = self._cells[self._index] = self.value + 1
+
+    def add(self, amount: int) -> None:
+        self.value = self._cells[self._index] = self.value + amount
+
+
+class Gauge:
+    """Goes up and down; vanishes with its process."""
+
+    __slots__ = ("_cells", "_index", "value")
+
+    def __init__(self, cells: memoryview, index: int) -> None:
+        self._cells = cells
+        self._index = index
+        self.value: int = cells[index]
+
+    def inc(self) -> None:
+        self.value = self._cells[self._index] = self.value + 1
+
+    def dec(self) -> None:
+        self.value = self._cells[self._index] = self.value - 1
+
+    def add(self, amount: int) -> None:
+        self.value = self._cells[self._index] = self.value + amount
+
+    def set(self, value: int) -> None:
+        self.value = self._cells[self._index] = value
+
+
+class Histogram:
+    """Counts values by size, 16 buckets to the octave (see `schema.bucket_of`), and their sum."""
+
+    __slots__ = ("_cells", "_first", "_sum")
+
+    def __init__(self, cells: memoryview, first: int) -> None:
+        self._cells = cells
+        self._first = first
+        self._sum: int = cells[first + SUM_CELL]
+
+    def record(self, value: int) -> None:
+        """Count one value, in the statistic's unit; a negative one (a clock that was set back) counts as 0."""
+        if value < 32:  # schema.bucket_of, written out: a call less per request
+            if value < 0:
+                value = 0
+            index = self._first + value
+        else:
+            octave = value.bit_length() - 5
+            if octave < HISTOGRAM_OCTAVES:
+                index = self._first + (octave << 4) + (value >> octave)
+            else:
+                index = self._first + HISTOGRAM_BUCKETS - 1
+        cells = self._cells
+        cells[index] += 1
+        # After the bucket: killed in between, the sum lacks one value, and no count is ever lost.
+        self._sum = cells[self._first + SUM_CELL] = self._sum + value
+
+
+@dataclass(frozen=True, slots=True)
+class SlabPlace:
+    """Where a slab lies: which object of the segment, at which byte, how many cells, whose."""
+
+    serial: int
+    object: int
+    offset: int
+    cells: int
+
+    def to_wire(self) -> dict[str, int]:
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, fields: Mapping[str, Any]) -> SlabPlace:
+        """Raises ShmError on anything that `to_wire` did not make."""
+        values = [fields.get(name) for name in ("serial", "object", "offset", "cells")]
+        if not all(type(value) is int and 0 <= value < 1 << 62 for value in values):
+            raise ShmError(f"{dict(fields)!r} is not the place of a slab"[:200])
+        return cls(*values)  # type: ignore[arg-type]
+
+
+class Slab:
+    """The cells of one process incarnation. Opened before the fork, claimed and written after it."""
+
+    __slots__ = ("_cells", "_head", "_limit", "_made", "_memory", "_schema", "serial")
+
+    def __init__(self, schema: Schema, head: memoryview, cells: memoryview, memory: mmap.mmap | None = None) -> None:
+        self._schema = schema
+        self._limit = len(cells)
+        self._memory = memory
+        self._head = head
+        self._cells = cells
+        self._made: dict[str, Counter | Gauge | Histogram] = {}
+        self.serial: int = head[S_SERIAL]
+
+    @classmethod
+    def private(cls, stats: Sequence[Stat]) -> Slab:
+        """One that nobody else sees, for unit tests and tools."""
+        schema = Schema()
+        for stat in schema.missing(stats):
+            schema.append(stat)
+        words = memoryview(bytearray(slab_bytes(schema.cells))).cast("q")
+        return cls(schema, words[:_HEAD_WORDS], words[_HEAD_WORDS : _HEAD_WORDS + schema.cells])
+
+    def counter(self, name: str) -> Counter:
+        """Raises KeyError for a name that is not in the schema."""
+        made = self._made.get(name)
+        if made is None:
+            made = self._made[name] = Counter(self._cells, self._find(name, COUNTER))
+        if not isinstance(made, Counter):
+            raise TypeError(f"{name} is not a counter")
+        return made
+
+    def gauge(self, name: str) -> Gauge:
+        """Raises KeyError for a name that is not in the schema."""
+        made = self._made.get(name)
+        if made is None:
+            made = self._made[name] = Gauge(self._cells, self._find(name, GAUGE, INSTANCE_GAUGE))
+        if not isinstance(made, Gauge):
+            raise TypeError(f"{name} is not a gauge")
+        return made
+
+    def histogram(self, name: str) -> Histogram:
+        """Raises KeyError for a name that is not in the schema."""
+        made = self._made.get(name)
+        if made is None:
+            made = self._made[name] = Histogram(self._cells, self._find(name, HISTOGRAM))
+        if not isinstance(made, Histogram):
+            raise TypeError(f"{name} is not a histogram")
+        return made
+
+    def _find(self, name: str, *kinds: int) -> int:
+        stat, cell = self._schema.find(name)
+        if stat.kind not in kinds:
+            raise TypeError(f"{name} has kind {stat.kind}")
+        if cell >= self._limit:
+            raise KeyError(name)  # younger than this slab
+        return cell
+
+    @property
+    def heartbeat_ns(self) -> int:
+        """When the process last said that it lives: CLOCK_MONOTONIC in nanoseconds, 0 before the first time."""
+        value: int = self._head[S_HEARTBEAT_NS]
+        return value
+
+    @heartbeat_ns.setter
+    def heartbeat_ns(self, value: int) -> None:
+        self._head[S_HEARTBEAT_NS] = value
+
+    @property
+    def connections(self) -> int:
+        """Downstream connections that the process holds."""
+        value: int = self._head[S_CONNECTIONS]
+        return value
+
+    @connections.setter
+    def connections(self, value: int) -> None:
+        self._head[S_CONNECTIONS] = value
+
+    @property
+    def buffered_bytes(self) -> int:
+        value: int = self._head[S_BUFFERED_BYTES]
+        return value
+
+    @buffered_bytes.setter
+    def buffered_bytes(self, value: int) -> None:
+        self._head[S_BUFFERED_BYTES] = value
+
+    def buffered(self) -> Gauge:
+        """`buffered_bytes` as a gauge, for those who add and subtract."""
+        made = self._made.get("")
+        if not isinstance(made, Gauge):
+            made = self._made[""] = Gauge(self._head, S_BUFFERED_BYTES)
+        return made

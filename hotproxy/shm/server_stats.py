@@ -1,0 +1,19 @@
+"""The statistics that the supervisor itself counts; declared here because it may import nothing above this room."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hotproxy.shm.schema import COUNTER, Stat
+
+RESTARTS: Final = "server.restarts"  # hot restarts that ended with the new generation serving
+RESTARTS_FAILED: Final = "server.restarts_failed"  # those that were refused, or failed on the way
+WORKER_CRASHES: Final = "server.worker_crashes"  # workers that ended without having been told to
+
+
+def server_stats() -> list[Stat]:
+    """Envoy has none of them, so their families begin with our own name."""
+    return [
+        Stat(name, COUNTER, (), f"hotproxy_{name.replace('.', '_')}")
+        for name in (RESTARTS, RESTARTS_FAILED, WORKER_CRASHES)
+    ]

@@ -1,0 +1,233 @@
+"""The statistics of the data path: per listener, per HTTP listener, per TCP listener, per cluster.
+
+The fields of each class *are* its table: the name of a field is the last part of the statistic's name, its type says
+counter, gauge or histogram. `declare(name)` turns the table into the schema that shared memory needs, and
+`Class(slab, name)` gives the same names to count with. Names, families and labels are Envoy's
+(https://www.envoyproxy.io/docs/envoy/latest/configuration/upstream/cluster_manager/cluster_stats and its siblings);
+what Envoy does not have is an `OwnCounter`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import http
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from hotproxy.shm.cells import Counter, Gauge, Histogram, Slab
+from hotproxy.shm.schema import COUNTER, GAUGE, HISTOGRAM, INSTANCE_GAUGE, Stat
+
+# A gauge of the whole instance, written by the control process only (membership): readers do not add it up.
+InstanceGauge = Gauge
+# A counter that Envoy does not have: its Prometheus family begins with `hotproxy_`.
+OwnCounter = Counter
+
+_KINDS: Final = {
+    "Counter": COUNTER,
+    "OwnCounter": COUNTER,
+    "Gauge": GAUGE,
+    "InstanceGauge": INSTANCE_GAUGE,
+    "Histogram": HISTOGRAM,
+}
+
+# Each registered code is a counter of its own; other codes count in their class only, so that an origin that makes
+# up codes can't make up statistics. IANA, "Hypertext Transfer Protocol (HTTP) Status Code Registry".
+STATUS_CODES: Final = tuple(sorted(int(status) for status in http.HTTPStatus))
+
+
+class Scope:
+    """What the tables below have in common. `scope` is the first part of their names."""
+
+    __slots__ = ()
+
+    scope: ClassVar[str]
+    tag: ClassVar[str]  # Envoy's label for the listener or cluster
+
+    def __init__(self, slab: Slab, name: str) -> None:
+        for field in _table(type(self)):
+            full = f"{self.scope}.{name}.{field.name}"
+            kind = _KINDS[str(field.type)]
+            if kind == COUNTER:
+                setattr(self, field.name, slab.counter(full))
+            elif kind == HISTOGRAM:
+                setattr(self, field.name, slab.histogram(full))
+            else:
+                setattr(self, field.name, slab.gauge(full))
+
+    @classmethod
+    def declare(cls, name: str) -> list[Stat]:
+        """The schema of one listener or cluster called `name`."""
+        stats = []
+        for field in _table(cls):
+            last, tags = field.name, [(cls.tag, name)]
+            if last[-2:] == "xx":  # downstream_rq_2xx -> family downstream_rq_xx, class 2
+                tags.insert(0, ("envoy_response_code_class", last[-3]))
+                last = f"{last[:-3]}xx"
+            family = f"{'hotproxy' if field.type == 'OwnCounter' else 'envoy'}_{cls.scope}_{last}"
+            stats.append(Stat(f"{cls.scope}.{name}.{field.name}", _KINDS[str(field.type)], tuple(tags), family))
+        return stats
+
+    def by_name(self, counter: str) -> Counter:
+        """The counter that a `Reason` names. Raises KeyError when this scope has no such counter."""
+        found = getattr(self, counter, None)
+        if not isinstance(found, Counter):
+            raise KeyError(f"{type(self).__name__} has no counter {counter!r}")
+        return found
+
+
+def _table(scope: type[Scope]) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(scope) if not field.name.startswith("_")]  # type: ignore[arg-type]
+
+
+@dataclass(init=False, slots=True)
+class ListenerStats(Scope):
+    """Connections as they are accepted, whatever they carry."""
+
+    scope: ClassVar[str] = "listener"
+    tag: ClassVar[str] = "envoy_listener_address"  # Envoy's value is the address; ours is the listener's name
+
+    downstream_cx_total: Counter
+    downstream_cx_active: Gauge
+    downstream_cx_destroy: Counter
+    downstream_cx_overflow: Counter  # refused: max_connections
+    downstream_cx_accept_failed: OwnCounter  # accept() had no descriptor or memory left (EMFILE, ENFILE, ...)
+
+
+@dataclass(init=False, slots=True)
+class HttpStats(Scope):
+    """One HTTP listener: its connections, its requests, and what became of them."""
+
+    scope: ClassVar[str] = "http"
+    tag: ClassVar[str] = "envoy_http_conn_manager_prefix"
+
+    downstream_cx_total: Counter
+    downstream_cx_active: Gauge
+    downstream_cx_destroy: Counter
+    downstream_cx_rx_bytes_total: Counter
+    downstream_cx_tx_bytes_total: Counter
+    downstream_cx_protocol_error: Counter
+    downstream_cx_idle_timeout: Counter
+    downstream_cx_drain_close: Counter
+    downstream_rq_total: Counter
+    downstream_rq_active: Gauge
+    downstream_rq_completed: Counter
+    downstream_rq_1xx: Counter
+    downstream_rq_2xx: Counter
+    downstream_rq_3xx: Counter
+    downstream_rq_4xx: Counter
+    downstream_rq_5xx: Counter
+    downstream_rq_rx_reset: Counter  # the client left before its answer was complete
+    downstream_rq_idle_timeout: Counter
+    downstream_rq_header_timeout: Counter
+    downstream_rq_internal_error: OwnCounter  # our own bug, answered with 500
+    downstream_rq_time: Histogram  # ms, from the request's first byte to the response's last
+    no_route: Counter
+    no_cluster: Counter
+    rq_direct_response: Counter
+    rq_redirect: Counter
+    _classes: dict[int, Counter]
+
+    def __init__(self, slab: Slab, name: str) -> None:
+        Scope.__init__(self, slab, name)  # not super(): slots=True makes a second class of this name
+        self._classes = {digit: self.by_name(f"downstream_rq_{digit}xx") for digit in range(1, 6)}
+
+    def count_status(self, code: int) -> None:
+        """A response is complete: `downstream_rq_completed` and its class."""
+        self.downstream_rq_completed.inc()
+        counter = self._classes.get(code // 100)
+        if counter is not None:
+            counter.inc()
+
+
+@dataclass(init=False, slots=True)
+class TcpStats(Scope):
+    """One TCP listener."""
+
+    scope: ClassVar[str] = "tcp"
+    tag: ClassVar[str] = "envoy_tcp_prefix"
+
+    downstream_cx_total: Counter
+    downstream_cx_rx_bytes_total: Counter
+    downstream_cx_tx_bytes_total: Counter
+    downstream_cx_no_route: Counter  # its cluster does not exist
+    downstream_cx_drain_close: OwnCounter  # cut at the drain deadline
+    idle_timeout: Counter
+
+
+@dataclass(init=False, slots=True)
+class ClusterStats(Scope):
+    """One cluster: connections to its endpoints, requests to it, and who is in it."""
+
+    scope: ClassVar[str] = "cluster"
+    tag: ClassVar[str] = "envoy_cluster_name"
+
+    upstream_cx_total: Counter
+    upstream_cx_active: Gauge
+    upstream_cx_destroy: Counter
+    upstream_cx_connect_fail: Counter
+    upstream_cx_connect_timeout: Counter
+    upstream_cx_connect_attempts_exceeded: Counter
+    upstream_cx_none_healthy: Counter
+    upstream_cx_idle_timeout: Counter
+    upstream_cx_protocol_error: Counter
+    upstream_cx_rx_bytes_total: Counter
+    upstream_cx_tx_bytes_total: Counter
+    upstream_rq_total: Counter
+    upstream_rq_active: Gauge
+    upstream_rq_completed: Counter
+    upstream_rq_1xx: Counter
+    upstream_rq_2xx: Counter
+    upstream_rq_3xx: Counter
+    upstream_rq_4xx: Counter
+    upstream_rq_5xx: Counter
+    upstream_rq_pending_total: Counter
+    upstream_rq_pending_active: Gauge
+    upstream_rq_retry: Counter
+    upstream_rq_retry_success: Counter
+    upstream_rq_timeout: Counter
+    upstream_rq_rx_reset: Counter
+    upstream_rq_tx_reset: Counter
+    upstream_rq_time: Histogram  # ms, from the request's last byte to the response's last
+    membership_total: InstanceGauge
+    membership_healthy: InstanceGauge
+    _classes: dict[int, Counter]
+    _codes: dict[int, Counter]
+
+    def __init__(self, slab: Slab, name: str) -> None:
+        Scope.__init__(self, slab, name)
+        self._classes = {digit: self.by_name(f"upstream_rq_{digit}xx") for digit in range(1, 6)}
+        self._codes = {code: slab.counter(f"cluster.{name}.upstream_rq_{code}") for code in STATUS_CODES}
+
+    @classmethod
+    def declare(cls, name: str) -> list[Stat]:
+        codes = [
+            Stat(
+                f"cluster.{name}.upstream_rq_{code}",
+                COUNTER,
+                (("envoy_response_code", str(code)), (cls.tag, name)),
+                "envoy_cluster_upstream_rq",
+            )
+            for code in STATUS_CODES
+        ]
+        return Scope.declare.__func__(cls, name) + codes  # type: ignore[attr-defined, no-any-return]
+
+    def count_status(self, code: int) -> None:
+        """A response is complete: `upstream_rq_completed`, its class, and its code when that is a registered one."""
+        self.upstream_rq_completed.inc()
+        counter = self._classes.get(code // 100)
+        if counter is not None:
+            counter.inc()
+        counter = self._codes.get(code)
+        if counter is not None:
+            counter.inc()
+
+
+@dataclass(init=False, slots=True)
+class AccessLogStats(Scope):
+    """The access log of one listener; Envoy counts this for its gRPC access log, with these words."""
+
+    scope: ClassVar[str] = "access_logs"
+    tag: ClassVar[str] = "envoy_listener_address"
+
+    logs_written: OwnCounter
+    logs_dropped: OwnCounter  # the reader of the log was too slow, or the disk full
