@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-HOTPROXY = [sys.executable, "-m", "hotproxy.cli.main"]
+PYTHON = sys.executable
 # How long anything may take before a test calls it hung. Generous: machines are shared, and no test measures time.
 PATIENCE_S = 60.0
 
@@ -27,8 +27,9 @@ PATIENCE_S = 60.0
 class Instance:
     """One running proxy. `config` is the file it reads; `write` replaces it as an editor does."""
 
-    def __init__(self, directory: Path, name: str = "test") -> None:
+    def __init__(self, directory: Path, name: str = "test", python: str = PYTHON) -> None:
         self.directory = directory
+        self.hotproxy = [python, "-I", "-m", "hotproxy.cli.main"]
         self.name = name
         self.config = directory / "hotproxy.yaml"
         self.log = directory / "log"
@@ -48,7 +49,7 @@ class Instance:
         """`hotproxy run`; returns when it serves."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [*HOTPROXY, *self._global(), "run", "-c", str(self.config), *arguments],
+                [*self.hotproxy, *self._global(), "run", "-c", str(self.config), *arguments],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -107,7 +108,7 @@ class Instance:
 
     def command(self, *arguments: str, timeout: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*HOTPROXY, *self._global(), *arguments],
+            [*self.hotproxy, *self._global(), *arguments],
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -166,9 +167,11 @@ class Instance:
 
 
 @contextlib.contextmanager
-def instance(directory: Path, config: str, *arguments: str, start: bool = True) -> Iterator[Instance]:
+def instance(
+    directory: Path, config: str, *arguments: str, start: bool = True, python: str = PYTHON
+) -> Iterator[Instance]:
     """A proxy that serves `config` inside the `with`."""
-    proxy = Instance(directory)
+    proxy = Instance(directory, python=python)
     proxy.write(config)
     try:
         if start:

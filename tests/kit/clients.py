@@ -1,0 +1,87 @@
+"""Clients for tests with a whole proxy: the load generator as a process, and one raw connection."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.kit.instance import PATIENCE_S
+
+
+class LoadRun:
+    """A running `load.py`. `stop()` gives its counts."""
+
+    def __init__(self, port: int, new_rate: float, keepalive: int, pace_s: float) -> None:
+        program = Path(__file__).with_name("load.py")
+        arguments = ["127.0.0.1", str(port), "--new-rate", str(new_rate), "--keepalive", str(keepalive)]
+        self.process = subprocess.Popen(
+            [sys.executable, str(program), *arguments, "--pace", str(pace_s)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == b"running\n"
+
+    def stop(self) -> dict[str, Any]:
+        output, _ = self.process.communicate(timeout=PATIENCE_S)
+        counts: dict[str, Any] = json.loads(output)
+        return counts
+
+
+@contextlib.contextmanager
+def load(port: int, new_rate: float = 0, keepalive: int = 0, pace_s: float = 0.4) -> Iterator[LoadRun]:
+    run = LoadRun(port, new_rate, keepalive, pace_s)
+    try:
+        yield run
+    finally:
+        if run.process.poll() is None:
+            run.process.kill()
+        run.process.communicate()
+
+
+def connect(port: int) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def exchange(port: int, request: bytes, pieces: int = 0) -> bytes:
+    """Send `request` (in pieces of so many bytes; 0: whole), and read until the proxy closes."""
+    with connect(port) as sock:
+        try:
+            for start in range(0, len(request), pieces or len(request) or 1):
+                sock.sendall(request[start : start + (pieces or len(request))])
+        except OSError:
+            pass  # refused half-way: what it said is what counts
+        return read_to_end(sock)
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    received = bytearray()
+    while data := sock.recv(65536):
+        received += data
+    return bytes(received)
+
+
+def read_response(sock: socket.socket) -> tuple[bytes, bytes]:
+    """One response with Content-Length: head and body."""
+    received = bytearray()
+    while b"\r\n\r\n" not in received:
+        data = sock.recv(65536)
+        assert data, f"EOF after {bytes(received)!r}"
+        received += data
+    head, _, body = bytes(received).partition(b"\r\n\r\n")
+    length = next(
+        int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
+    )
+    while len(body) < length:
+        data = sock.recv(65536)
+        assert data, f"EOF inside the body after {len(body)} of {length} bytes"
+        body += data
+    return head, body
