@@ -24,6 +24,8 @@ from typing import Final, Protocol
 PIPE_BYTES: Final = select.PIPE_BUF
 # Appends to a file are atomic at any size. 64 KiB keeps one write on a slow disk short, and one retry cheap.
 FILE_BYTES: Final = 64 * 1024
+# A terminal is writable from 256 free bytes on (WAKEUP_CHARS in the kernel's n_tty.c); a longer write would wait.
+TERMINAL_BYTES: Final = 256
 
 # `/dev/stdout` is not opened by that name: open() fails with ENXIO when it is journald's socket.
 INHERITED: Final = {
@@ -73,13 +75,14 @@ class FileOutput:
 class SharedOutput:
     """An inherited pipe or terminal of another user: /proc refuses to open it again, so the description is shared."""
 
-    __slots__ = ("_fd", "_nowait", "_poll", "max_line_bytes", "max_write_bytes")
+    __slots__ = ("_fd", "_nowait", "_poll", "_room_bytes", "max_line_bytes", "max_write_bytes")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._nowait = True
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
+        self._room_bytes = TERMINAL_BYTES if os.isatty(fd) else PIPE_BYTES
         self.max_write_bytes = PIPE_BYTES
         self.max_line_bytes = PIPE_BYTES
 
@@ -91,10 +94,13 @@ class SharedOutput:
                 if error.errno not in (errno.EOPNOTSUPP, errno.ESPIPE, errno.EINVAL):
                     raise
                 self._nowait = False  # before Linux 6.4, and terminals
-        # POLLOUT says that PIPE_BUF bytes fit. A sibling may take the place first; then we wait for the reader once.
-        if not self._poll.poll(0):
+        # POLLOUT says that so much fits. A sibling may take the place first; then we wait for the reader once.
+        written = 0
+        while written < len(data) and self._poll.poll(0):
+            written += os.write(self._fd, data[written : written + self._room_bytes])
+        if not written:
             raise BlockingIOError(errno.EAGAIN, "no room")
-        return os.write(self._fd, data)
+        return written
 
     def fileno(self) -> int:
         return self._fd
