@@ -37,15 +37,15 @@ class RequestHead:
     """
 
     __slots__ = (
+        "content_length",
+        "expect_continue",
+        "framing",
+        "headers",
+        "keep_alive",
         "method",
         "target",
-        "version",
-        "headers",
-        "framing",
-        "content_length",
-        "keep_alive",
         "upgrade",
-        "expect_continue",
+        "version",
     )
 
     def __init__(
@@ -111,7 +111,7 @@ class ResponseHead:
     the request's method, leaves the body out.
     """
 
-    __slots__ = ("status", "phrase", "version", "headers", "framing", "content_length", "keep_alive", "upgrade")
+    __slots__ = ("content_length", "framing", "headers", "keep_alive", "phrase", "status", "upgrade", "version")
 
     def __init__(
         self,
