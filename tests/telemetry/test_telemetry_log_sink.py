@@ -144,6 +144,17 @@ def test_a_broken_output_is_counted_reported_once_a_minute_and_never_raised(code
     assert bench.output.writes == [b"kept\n"]
 
 
+def test_a_really_full_disk() -> None:
+    reports: list[str] = []
+    sink = LogSink("/dev/full", reports.append, FakeClock())
+    sink.write(b"line\n")
+    sink.flush()
+    sink.flush()
+    assert reports == ["access log /dev/full: No space left on device; 0 lines dropped so far"]
+    sink.close()
+    assert sink.dropped == 1
+
+
 def test_closing_gives_up_on_a_reader_that_does_not_read() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
