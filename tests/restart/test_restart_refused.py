@@ -114,9 +114,7 @@ def test_a_refused_reload_changes_nothing(
         assert_nothing_lost(counts, proxy)
 
 
-def test_a_port_in_use_refuses_the_reload_and_the_next_one_is_served(
-    short_path: Path, nginx_address: str
-) -> None:
+def test_a_port_in_use_refuses_the_reload_and_the_next_one_is_served(short_path: Path, nginx_address: str) -> None:
     with instance(short_path, config(nginx_address)) as proxy, socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         second = f"  - name: second\n    address: 127.0.0.1:{port}\n    cluster: origin\nclusters:"
@@ -129,7 +127,9 @@ def test_a_port_in_use_refuses_the_reload_and_the_next_one_is_served(
             proxy.reload()
             counts = load.stop()
         assert_nothing_lost(counts, proxy)
-        assert clients.exchange(port, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 200")
+        assert clients.exchange(port, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").startswith(
+            b"HTTP/1.1 200"
+        )
 
 
 def test_new_code_serves_after_a_reload(short_path: Path, nginx_address: str, installation: Installation) -> None:

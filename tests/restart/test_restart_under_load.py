@@ -46,7 +46,11 @@ def assert_nothing_lost(counts: dict[str, Any], proxy: Instance) -> None:
     assert stats["listener.web.downstream_cx_total"] == counts["connects"]
     assert stats["cluster.origin.upstream_rq_total"] == counts["requests"]
     assert stats["http.web.downstream_rq_time"]["count"] == counts["requests"]
-    for gauge in ("http.web.downstream_rq_active", "listener.web.downstream_cx_active", "cluster.origin.upstream_rq_active"):
+    for gauge in (
+        "http.web.downstream_rq_active",
+        "listener.web.downstream_cx_active",
+        "cluster.origin.upstream_rq_active",
+    ):
         assert stats[gauge] == 0, gauge
 
 
