@@ -3,18 +3,25 @@
 No transport holds bytes that we cannot get back (a handoff must be able to take them along), so sockets are read
 with `add_reader` + `recv` and written directly, with our own pending buffer behind `add_writer`.
 
-    OPEN --close()--> CLOSED            at once, pending bytes are dropped
-      \\--finish()--> FLUSHING --all sent--> LINGERING --peer's EOF, 64 KiB or 1 s--> CLOSED
+    OPEN --close()--> CLOSED                    at once, pending bytes are dropped
+      |\\--finish()--> FLUSHING --all sent--> LINGERING --peer's EOF, 64 KiB or 1 s--> CLOSED
+      |                   \\--- no byte taken for 60 s ---> CLOSED
+      |---read failed---> CLOSED, on_lost
+      \\---write failed-> BROKEN --next turn: what had arrived is read--> CLOSED, on_lost
 
 Lingering (SHUT_WR, then read and discard) exists because closing a socket that still has unread bytes makes the
 kernel send RST, which destroys the answer in the client's receive queue (RFC 9112 section 9.6).
+
+`write` never calls `on_lost`: owners write from within `on_data`, and would find everything torn down under their
+feet. A failed write is told in the next turn, after what the peer had sent before it hung up: an origin that answers
+early and resets (it does not want the rest of the body) is heard.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, TypedDict, cast
 
 from hotproxy.clock import Timer, TimerWheel
 
@@ -25,15 +32,22 @@ HIGH_WATERMARK_BYTES: Final = 256 * 1024
 LOW_WATERMARK_BYTES: Final = 64 * 1024
 LINGER_S: Final = 1.0
 LINGER_BYTES: Final = 64 * 1024
+# A peer that takes nothing for this long gets no more: nginx's send_timeout, also between two writes.
+FLUSH_S: Final = 60.0
+# After a failed write: more than the largest receive queue (net.ipv4.tcp_rmem: 6 MiB), so that all of it is read.
+_LAST_READS: Final = 128
 
 OPEN: Final = 0
-FLUSHING: Final = 1
-LINGERING: Final = 2
-CLOSED: Final = 3
+BROKEN: Final = 1
+FLUSHING: Final = 2
+LINGERING: Final = 3
+CLOSED: Final = 4
+
+DUMP_VERSION: Final = 1
 
 
 class Loop(Protocol):
-    """What the data path needs of an event loop (uvloop's and asyncio's methods of these names)."""
+    """What the data path needs of an event loop: `Poller`, or a test's."""
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None: ...
 
@@ -55,24 +69,63 @@ class ConnectionOwner(Protocol):
         """The peer will send no more; we may still write."""
 
     def on_lost(self, error: str) -> None:
-        """Reset, or a write that failed: the descriptor is closed already. `error` is the errno's text."""
+        """Reset, or a write that failed: the descriptor is closed already. `error` is the errno's text.
+
+        At most once, and never from inside a call of the owner's own.
+        """
 
     def on_pressure(self, high: bool) -> None:
-        """Unsent bytes rose above HIGH_WATERMARK_BYTES (True) or fell below LOW_WATERMARK_BYTES again (False)."""
+        """Unsent bytes rose above HIGH_WATERMARK_BYTES (True) or fell below LOW_WATERMARK_BYTES again (False).
+
+        Strictly in turns, beginning with True. True comes from inside `write`; a True that is never taken back ends
+        with the connection.
+        """
 
 
 class Gauge(Protocol):
     def add(self, amount: int) -> None: ...
 
 
+class ConnectionState(TypedDict):
+    """What `dump` gives."""
+
+    version: int
+    rx: int
+    tx: int
+    read_closed: bool
+    write_closed: bool
+    shut_after_flush: bool
+    pressed: bool
+    pending: bytes
+
+
 class Connection:
     """A connected, non-blocking socket. Reading starts with `start()`; `read_disable` and `read_enable` count."""
 
     __slots__ = (
-        "sock", "fd", "owner", "state", "rx_bytes", "tx_bytes", "read_closed", "write_closed",
-        "_loop", "_wheel", "_buffered", "_pending", "_read_disabled", "_reading", "_writing", "_high",
-        "_shut_after_flush", "_discarded", "_linger", "_done",
-    )  # fmt: skip
+        "_buffered",
+        "_discarded",
+        "_done",
+        "_error",
+        "_loop",
+        "_pending",
+        "_read_disabled",
+        "_reading",
+        "_shut_after_flush",
+        "_started",
+        "_timer",
+        "_wheel",
+        "_writing",
+        "fd",
+        "owner",
+        "pressed",
+        "read_closed",
+        "rx_bytes",
+        "sock",
+        "state",
+        "tx_bytes",
+        "write_closed",
+    )
 
     def __init__(
         self, sock: socket.socket, owner: ConnectionOwner, loop: Loop, wheel: TimerWheel, buffered: Gauge
@@ -82,46 +135,55 @@ class Connection:
         self.owner: ConnectionOwner | None = owner
         self.state = OPEN
         self.rx_bytes = 0
-        self.tx_bytes = 0
+        self.tx_bytes = 0  # what the kernel has taken
         self.read_closed = False  # the peer's EOF was read
         self.write_closed = False  # our SHUT_WR was sent
+        self.pressed = False  # on_pressure(True) was the last word
         self._loop = loop
         self._wheel = wheel
         self._buffered = buffered
+        # Deleting from the front of a bytearray moves its start, and copies only when it has halved: O(1) a byte.
         self._pending = bytearray()
         self._read_disabled = 0
+        self._started = False
         self._reading = False
         self._writing = False
-        self._high = False
         self._shut_after_flush = False
         self._discarded = 0
-        self._linger: Timer | None = None
+        self._error = ""
+        self._timer: Timer | None = None
         self._done: Callable[[], None] | None = None
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin to read (and to send what a `load` brought along)."""
-        if self._pending:
+        self._started = True
+        if self._pending and self.state == OPEN:
             self._want_write()
         self._update_reading()
 
     def read_disable(self) -> None:
         self._read_disabled += 1
-        self._update_reading()
+        if self._reading and self.state <= BROKEN:
+            self._update_reading()
 
     def read_enable(self) -> None:
         self._read_disabled -= 1
         assert self._read_disabled >= 0, "read_enable without read_disable"
-        self._update_reading()
+        if self._read_disabled == 0:
+            self._update_reading()
 
     def _update_reading(self) -> None:
-        wanted = self._read_disabled == 0 and not self.read_closed and self.state == OPEN
-        if wanted and not self._reading:
-            self._loop.add_reader(self.fd, self._on_readable)
-        elif not wanted and self._reading:
-            self._loop.remove_reader(self.fd)
-        self._reading = wanted
+        if self.state > BROKEN:
+            return
+        wanted = self._started and self._read_disabled == 0 and not self.read_closed
+        if wanted != self._reading:
+            self._reading = wanted
+            if wanted:
+                self._loop.add_reader(self.fd, self._on_readable)
+            else:
+                self._loop.remove_reader(self.fd)
 
     def _on_readable(self) -> None:
         if not self._reading:
@@ -131,27 +193,30 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._lost(error.strerror or str(error))
+            self._lost(self._error or error.strerror or str(error))
             return
         owner = self.owner
         assert owner is not None
         if data:
             self.rx_bytes += len(data)
             owner.on_data(data)
-            return
-        self.read_closed = True
-        self._update_reading()
-        owner.on_eof()
+        elif self.state == BROKEN:
+            self._lost(self._error)
+        else:
+            self.read_closed = True
+            self._update_reading()
+            owner.on_eof()
 
     # -- writing ------------------------------------------------------------------------------------------------
 
     @property
     def pending_bytes(self) -> int:
+        """Accepted by `write` and not yet taken by the kernel."""
         return len(self._pending)
 
     def write(self, data: bytes) -> None:
-        """Send now what the kernel takes; keep the rest. Ignored once we are closing."""
-        if self.state != OPEN or self.write_closed or not data:
+        """Send now what the kernel takes; keep the rest. Ignored once we are closing or after `shutdown_write`."""
+        if self.state != OPEN or self.write_closed or self._shut_after_flush or not data:
             return
         sent = 0
         if not self._pending:
@@ -160,16 +225,16 @@ class Connection:
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError as error:
-                self._lost(error.strerror or str(error))
+                self._break(error)
                 return
             self.tx_bytes += sent
             if sent == len(data):
                 return
-        self._pending += data[sent:] if sent else data
+        self._pending += memoryview(data)[sent:]
         self._buffered.add(len(data) - sent)
         self._want_write()
-        if not self._high and len(self._pending) > HIGH_WATERMARK_BYTES:
-            self._high = True
+        if not self.pressed and len(self._pending) > HIGH_WATERMARK_BYTES:
+            self.pressed = True
             if self.owner is not None:
                 self.owner.on_pressure(True)
 
@@ -177,8 +242,9 @@ class Connection:
         """Half-close: SHUT_WR once everything pending is sent."""
         if self.state != OPEN or self.write_closed or self._shut_after_flush:
             return
-        self._shut_after_flush = True
-        if not self._pending:
+        if self._pending:
+            self._shut_after_flush = True
+        else:
             self._shut()
 
     def _shut(self) -> None:
@@ -186,13 +252,18 @@ class Connection:
         self.write_closed = True
         try:
             self.sock.shutdown(socket.SHUT_WR)
-        except OSError:  # the peer has reset it meanwhile; reading will tell
+        except OSError:  # ENOTCONN: the peer has reset it meanwhile; reading will tell
             pass
 
     def _want_write(self) -> None:
         if not self._writing:
             self._writing = True
             self._loop.add_writer(self.fd, self._on_writable)
+
+    def _stop_writing(self) -> None:
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self.fd)
 
     def _on_writable(self) -> None:
         if not self._writing:
@@ -202,56 +273,89 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._lost(error.strerror or str(error))
+            self._break(error)
             return
         self.tx_bytes += sent
         self._buffered.add(-sent)
         del self._pending[:sent]
         if not self._pending:
-            self._writing = False
-            self._loop.remove_writer(self.fd)
+            self._stop_writing()
             if self._shut_after_flush:
                 self._shut()
             if self.state == FLUSHING:
                 self._begin_lingering()
                 return
-        if self._high and len(self._pending) < LOW_WATERMARK_BYTES:
-            self._high = False
+        elif self.state == FLUSHING:
+            self._arm(FLUSH_S)
+            return
+        if self.pressed and len(self._pending) < LOW_WATERMARK_BYTES:
+            self.pressed = False
             if self.owner is not None:
                 self.owner.on_pressure(False)
+
+    def _break(self, error: OSError) -> None:
+        if self.state == FLUSHING:
+            self.close()
+            return
+        self.state = BROKEN
+        self._error = error.strerror or str(error)
+        self._stop_writing()
+        self._drop_pending()
+        self._loop.call_soon(self._report_break)
+
+    def _report_break(self) -> None:
+        for _ in range(_LAST_READS):
+            # The owner may disable reading or close from inside on_data.
+            if self.state != BROKEN or not self._reading:
+                break
+            try:
+                data = self.sock.recv(READ_BYTES)
+            except OSError:
+                break
+            if not data:
+                break
+            self.rx_bytes += len(data)
+            if self.owner is not None:
+                self.owner.on_data(data)
+        if self.state == BROKEN:
+            self._lost(self._error)
 
     # -- ending -------------------------------------------------------------------------------------------------
 
     def finish(self, done: Callable[[], None] | None = None) -> None:
         """Close gracefully: send what is pending, then linger. The owner hears nothing more, but for `done`.
 
-        `done` is called once, when the descriptor is closed: until then this worker must not exit.
+        `done` is called once, when the descriptor is closed (at once, if it is already): until then this worker must
+        not exit, for the kernel would reset a socket that has unread bytes.
         """
+        if self.state == BROKEN:
+            self.close()
         if self.state != OPEN:
+            if done is not None:
+                done()
             return
-        self.owner = None
         self._done = done
+        self.owner = None
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self.fd)
         self.state = FLUSHING
-        self._update_reading()
-        # A reader that never reads must not hold us for ever: flushing has the linger deadline renewed by progress
-        # at most through the kernel's own TCP_USER_TIMEOUT; the owner's idle timer is gone by now.
-        self._linger = Timer(self, "linger")
         if self._pending:
-            self._wheel.arm(self._linger, 60.0)
+            self._want_write()
+            self._arm(FLUSH_S)
         else:
             self._begin_lingering()
 
     def _begin_lingering(self) -> None:
-        assert self._linger is not None
         if not self.write_closed:
             self._shut()
         if self.read_closed:
             self.close()
             return
         self.state = LINGERING
-        self._wheel.arm_at(self._linger, self._wheel.clock.now_s() + LINGER_S)
-        self._loop.add_reader(self.fd, self._discard)
+        self._arm(LINGER_S)
         self._reading = True
+        self._loop.add_reader(self.fd, self._discard)
 
     def _discard(self) -> None:
         if self.state != LINGERING:
@@ -266,6 +370,11 @@ class Connection:
         if not data or self._discarded >= LINGER_BYTES:
             self.close()
 
+    def _arm(self, delay_s: float) -> None:
+        if self._timer is None:
+            self._timer = Timer(self, "close")
+        self._wheel.arm(self._timer, delay_s)
+
     def on_timeout(self, timer: Timer) -> None:
         self.close()
 
@@ -273,27 +382,37 @@ class Connection:
         """Close at once, whatever is pending. Safe to call twice."""
         if self.state == CLOSED:
             return
-        self.state = CLOSED
-        self.owner = None
+        done = self._done
         self.detach()
-        if self._pending:
-            self._buffered.add(-len(self._pending))
-            self._pending.clear()
-        if self._linger is not None:
-            self._linger.drop()
         self.sock.close()
-        done, self._done = self._done, None
         if done is not None:
             done()
 
+    def abort(self, error: str) -> None:
+        """Close at once and tell the owner, as if the peer had gone: the way out when the owner itself has failed."""
+        if self.state != CLOSED:
+            self._lost(error)
+
     def detach(self) -> None:
-        """Leave the event loop (always before the descriptor is closed or passed on: a dup keeps epoll entries alive)."""
+        """Leave the event loop and let go of everything but the descriptor, which a handoff has taken over.
+
+        Always before the descriptor is closed or passed on: a dup of it would keep the loop's registration alive.
+        """
+        self.state = CLOSED
+        self.owner = None
+        self._done = None
         if self._reading:
             self._reading = False
             self._loop.remove_reader(self.fd)
-        if self._writing:
-            self._writing = False
-            self._loop.remove_writer(self.fd)
+        self._stop_writing()
+        self._drop_pending()
+        if self._timer is not None:
+            self._timer.drop()
+
+    def _drop_pending(self) -> None:
+        if self._pending:
+            self._buffered.add(-len(self._pending))
+            self._pending = bytearray()
 
     def _lost(self, error: str) -> None:
         owner = self.owner
@@ -303,13 +422,47 @@ class Connection:
 
     # -- handoff ------------------------------------------------------------------------------------------------
 
-    def dump(self) -> dict[str, object]:
-        """Everything but the descriptor, as msgpack values. Valid in state OPEN."""
+    def dump(self) -> ConnectionState:
+        """Everything but the descriptor, as msgpack values. In state OPEN only: other states end by themselves.
+
+        Causes of a disabled reader are the owner's, and come back with the owner.
+        """
+        assert self.state == OPEN, "only an open connection can move"
         return {
+            "version": DUMP_VERSION,
             "rx": self.rx_bytes,
             "tx": self.tx_bytes,
             "read_closed": self.read_closed,
             "write_closed": self.write_closed,
             "shut_after_flush": self._shut_after_flush,
+            "pressed": self.pressed,
             "pending": bytes(self._pending),
         }
+
+    @classmethod
+    def load(
+        cls,
+        sock: socket.socket,
+        state: object,
+        owner: ConnectionOwner,
+        loop: Loop,
+        wheel: TimerWheel,
+        buffered: Gauge,
+    ) -> Connection:
+        """A connection as `dump` described it, reading enabled, not started. ValueError for another version.
+
+        `pressed` tells the owner whether the other side must stay disabled; `on_pressure(False)` will come.
+        """
+        if not isinstance(state, dict) or state.get("version") != DUMP_VERSION:
+            raise ValueError("a connection's state of another version")
+        values = cast(ConnectionState, state)
+        connection = cls(sock, owner, loop, wheel, buffered)
+        connection.rx_bytes = values["rx"]
+        connection.tx_bytes = values["tx"]
+        connection.read_closed = values["read_closed"]
+        connection.write_closed = values["write_closed"]
+        connection.pressed = values["pressed"]
+        connection._shut_after_flush = values["shut_after_flush"]
+        connection._pending += values["pending"]
+        buffered.add(len(connection._pending))
+        return connection

@@ -1,0 +1,472 @@
+"""Carries the bytes of one client to one endpoint of a cluster and back; looks at none of them.
+
+    CONNECTING --connected--> PIPING --EOF from both sides--> CLOSING --flushed, lingered--> DONE
+        |   \\--failed: the next endpoint, at most max_connect_attempts--> CLOSING (UF, UH)
+        \\---- client gone, idle, drain deadline, endpoint reset -----------> CLOSING or DONE
+
+Reading from the client begins at once, bounded, so that what it sends while we connect can travel in a dump. Both
+directions half-close on their own: an EOF is passed on once everything before it is sent.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Final, cast
+
+from hotproxy.clock import Timer
+from hotproxy.errors import DOWNSTREAM_DISCONNECT, DRAIN_DEADLINE, NO_CLUSTER, NO_HEALTHY_UPSTREAM, Reason
+from hotproxy.net.connection import Connection
+from hotproxy.proxy.filter_chain import DownstreamOwner, address_text
+from hotproxy.proxy.runtime import Runtime
+from hotproxy.proxy.snapshot import TcpListener
+from hotproxy.telemetry.stream_info import StreamInfo
+from hotproxy.upstream.cluster import Cluster
+from hotproxy.upstream.connect import ConnectAttempt
+from hotproxy.upstream.endpoint import Endpoint
+
+# What is held for a client while we connect: one read. Protocols in which the client speaks first send far less.
+EARLY_BYTES: Final = 64 * 1024
+
+DUMP_VERSION: Final = 1
+
+CONNECTING: Final = 0
+PIPING: Final = 1
+CLOSING: Final = 2
+DONE: Final = 3
+
+# Envoy's name for it (StreamInfo::LocalCloseReasons).
+_IDLE_DETAILS: Final = "tcp_session_idle_timeout"
+_RESET_DETAILS: Final = "upstream_reset_after_response_started{connection_termination}"
+
+
+class Leg:
+    """One of the two connections; passes on to the `other` what it hears. Both have the same rules."""
+
+    __slots__ = ("connection", "is_upstream", "other", "proxy")
+
+    def __init__(self, proxy: TcpProxy, is_upstream: bool) -> None:
+        self.proxy: TcpProxy | None = proxy
+        self.is_upstream = is_upstream
+        self.connection: Connection | None = None
+        self.other: Leg | None = None
+
+    def on_data(self, data: bytes) -> None:
+        if self.proxy is not None:
+            self.proxy.pass_on(self, data)
+
+    def on_eof(self) -> None:
+        if self.proxy is not None:
+            self.proxy.pass_eof_on(self)
+
+    def on_lost(self, error: str) -> None:
+        if self.proxy is not None:
+            self.proxy.lose(self)
+
+    def on_pressure(self, high: bool) -> None:
+        other = self.other
+        if other is None or other.connection is None:
+            return
+        if high:
+            other.connection.read_disable()
+        else:
+            other.connection.read_enable()
+
+    def drop(self) -> None:
+        """Break the cycles: nothing that ended waits for a garbage collection."""
+        self.proxy = None
+        self.other = None
+        self.connection = None
+
+
+class TcpProxy:
+    """A `DownstreamConnection`. `owner` is told once, when both descriptors are closed."""
+
+    __slots__ = (
+        "_attempt", "_cluster", "_counted", "_down", "_early", "_early_disabled", "_endpoint", "_idle", "_info",
+        "_listener", "_moved", "_open_legs", "_owner", "_runtime", "_tried", "_up", "state",
+    )  # fmt: skip
+
+    kind: Final = "tcp"
+
+    def __init__(
+        self, sock: socket.socket, peer: str, listener: TcpListener, owner: DownstreamOwner, runtime: Runtime
+    ) -> None:
+        info = StreamInfo(runtime.clock.wall_s(), runtime.clock.now_s())
+        info.listener = listener.name
+        info.cluster = listener.cluster
+        info.downstream_remote = peer
+        info.downstream_local = _local_text(sock)
+        self._build(listener, owner, runtime, info)
+        self._down.connection = Connection(sock, self._down, runtime.loop, runtime.wheel, runtime.buffered)
+        listener.stats.downstream_cx_total.inc()
+
+    def _build(self, listener: TcpListener, owner: DownstreamOwner, runtime: Runtime, info: StreamInfo) -> None:
+        self.state = CONNECTING
+        self._listener = listener
+        self._runtime = runtime
+        self._info = info
+        self._owner: DownstreamOwner | None = owner
+        self._cluster: Cluster | None = runtime.snapshot.clusters.get(listener.cluster)
+        self._down = Leg(self, is_upstream=False)
+        self._up = Leg(self, is_upstream=True)
+        self._down.other = self._up
+        self._up.other = self._down
+        self._early = bytearray()  # from the client, while there is no endpoint yet
+        self._early_disabled = False
+        self._attempt: ConnectAttempt | None = None
+        self._endpoint: Endpoint | None = None
+        self._tried: list[Endpoint] = []
+        self._idle = Timer(self, "idle")
+        self._moved = 0  # bytes of both directions when the idle timer was armed last
+        self._counted = [0, 0, 0, 0]  # of rx and tx downstream, rx and tx upstream: what the stats have
+        self._open_legs = 0  # while CLOSING
+
+    def start(self) -> None:
+        down = self._down.connection
+        assert down is not None
+        if self._idle.armed:  # loaded
+            self._runtime.wheel.arm_at(self._idle, self._idle.deadline_s)
+        else:
+            self._arm_idle()
+        if self.state == CONNECTING:
+            self._connect()
+        if self.state in (CONNECTING, PIPING):
+            down.start()
+            if self._up.connection is not None:
+                self._up.connection.start()
+
+    # -- connecting ---------------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        cluster = self._cluster
+        if cluster is None:
+            self._listener.stats.downstream_cx_no_route.inc()
+            self._end(NO_CLUSTER.flag, NO_CLUSTER.details)
+            return
+        endpoint = cluster.balancer.pick(self._tried)
+        if endpoint is None:
+            cluster.stats.by_name(NO_HEALTHY_UPSTREAM.counter).inc()
+            self._end(NO_HEALTHY_UPSTREAM.flag, NO_HEALTHY_UPSTREAM.details)
+            return
+        self._info.attempts += 1
+        self._use(endpoint, cluster)
+        cluster.stats.upstream_cx_total.inc()
+        self._attempt = ConnectAttempt(endpoint, cluster.connect_timeout_s, self, self._runtime)
+        self._attempt.start()
+
+    def _use(self, endpoint: Endpoint, cluster: Cluster) -> None:
+        self._endpoint = endpoint
+        endpoint.active += 1
+        cluster.stats.upstream_cx_active.add(1)
+
+    def _leave_endpoint(self) -> None:
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is not None:
+            assert self._cluster is not None
+            endpoint.active -= 1
+            self._cluster.stats.upstream_cx_active.add(-1)
+            self._cluster.stats.upstream_cx_destroy.inc()
+
+    def on_connect_failed(self, reason: Reason, error: str) -> None:
+        cluster, endpoint = self._cluster, self._endpoint
+        assert cluster is not None and endpoint is not None
+        self._attempt = None
+        cluster.stats.by_name(reason.counter).inc()
+        self._leave_endpoint()
+        self._tried.append(endpoint)
+        attempts = self._info.attempts
+        if attempts < self._listener.max_connect_attempts and len(self._tried) < len(cluster.endpoints):
+            self._connect()
+            return
+        if attempts > 1:
+            cluster.stats.upstream_cx_connect_attempts_exceeded.inc()
+        self._end(reason.flag, f"{reason.details[:-1]}|{error.replace(' ', '_')}}}")
+
+    def on_connected(self, sock: socket.socket) -> None:
+        self._attempt = None
+        self._tried.clear()
+        assert self._endpoint is not None
+        info, runtime = self._info, self._runtime
+        info.upstream_connect_s = runtime.clock.now_s()
+        info.upstream_remote = self._endpoint.name
+        info.upstream_local = _local_text(sock)
+        up = Connection(sock, self._up, runtime.loop, runtime.wheel, runtime.buffered)
+        down = self._down.connection
+        assert down is not None
+        self._up.connection = up
+        self.state = PIPING
+        if self._early:
+            data = bytes(self._early)
+            self._drop_early()
+            up.write(data)
+        if down.read_closed:
+            up.shutdown_write()
+        if self._early_disabled:
+            self._early_disabled = False
+            down.read_enable()
+        up.start()
+        self._progress()
+
+    # -- piping -------------------------------------------------------------------------------------------------
+
+    def pass_on(self, leg: Leg, data: bytes) -> None:
+        other = leg.other
+        assert other is not None
+        if other.connection is not None:
+            info = self._info
+            if leg.is_upstream and info.upstream_first_byte_s == 0.0:
+                info.upstream_first_byte_s = self._runtime.clock.now_s()
+            other.connection.write(data)
+        else:
+            self._early += data
+            self._runtime.buffered.add(len(data))
+            if len(self._early) >= EARLY_BYTES and not self._early_disabled:
+                self._early_disabled = True
+                assert leg.connection is not None
+                leg.connection.read_disable()
+        self._progress()
+
+    def pass_eof_on(self, leg: Leg) -> None:
+        other = leg.other
+        assert other is not None
+        if other.connection is None:
+            return  # told once it is connected
+        other.connection.shutdown_write()
+        self._progress()
+        if other.connection.read_closed:
+            self._end("", "")
+
+    def lose(self, leg: Leg) -> None:
+        """One side was reset: what the endpoint had sent still goes to the client, nothing goes to the endpoint."""
+        if not leg.is_upstream:
+            self._cut(DOWNSTREAM_DISCONNECT.flag, DOWNSTREAM_DISCONNECT.details)
+        elif self._info.upstream_first_byte_s == 0.0:
+            self._end("UC", "upstream_reset_before_response_started{connection_termination}")
+        else:
+            self._end("UC", _RESET_DETAILS)
+
+    def _progress(self) -> None:
+        self._count()
+        self._arm_idle()
+
+    def _arm_idle(self) -> None:
+        self._moved = self._bytes_moved()
+        self._runtime.wheel.arm(self._idle, self._listener.idle_timeout_s)
+
+    def _bytes_moved(self) -> int:
+        down, up = self._down.connection, self._up.connection
+        moved = 0
+        if down is not None:
+            moved = down.rx_bytes + down.tx_bytes
+        if up is not None:
+            moved += up.rx_bytes + up.tx_bytes
+        return moved
+
+    def on_timeout(self, timer: Timer) -> None:
+        if self._bytes_moved() != self._moved:  # a slow reader took something of what waits for it
+            self._arm_idle()
+            return
+        self._listener.stats.idle_timeout.inc()
+        self._cut("", _IDLE_DETAILS)
+
+    # -- ending -------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Goes on until its end or the deadline: nobody can tell where in its bytes it could stop."""
+
+    def close(self, reason: Reason) -> None:
+        if reason is DRAIN_DEADLINE and self.state != DONE:
+            self._listener.stats.downstream_cx_drain_close.inc()
+        self._cut(reason.flag, reason.details)
+
+    def _note(self, flag: str, details: str) -> None:
+        """Why it ended; the first cause counts."""
+        info = self._info
+        if not info.details:
+            info.details = details
+            if flag and flag != "-":
+                info.flags = (flag,)
+
+    def _end(self, flag: str, details: str) -> None:
+        """Gracefully: send what is pending both ways, linger, then finish."""
+        if self.state >= CLOSING:
+            return
+        self._note(flag, details)
+        self._stop_connecting()
+        self.state = CLOSING
+        self._idle.drop()
+        open_legs = [leg.connection for leg in (self._up, self._down) if leg.connection is not None]
+        self._open_legs = len(open_legs)
+        for connection in open_legs:
+            connection.finish(self._on_leg_closed)
+
+    def _on_leg_closed(self) -> None:
+        self._open_legs -= 1
+        if self._open_legs == 0 and self.state == CLOSING:
+            self._finish()
+
+    def _cut(self, flag: str, details: str) -> None:
+        """At once: both sides are closed, pending or not."""
+        if self.state == DONE:
+            return
+        self._note(flag, details)
+        self._stop_connecting()
+        self.state = DONE
+        for leg in (self._up, self._down):
+            if leg.connection is not None:
+                leg.connection.close()
+        self._finish()
+
+    def _stop_connecting(self) -> None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.cancel()
+        self._drop_early()
+
+    def _drop_early(self) -> None:
+        if self._early:
+            self._runtime.buffered.add(-len(self._early))
+            self._early = bytearray()
+
+    def _count(self) -> None:
+        """Bring the byte counters up to what the connections have moved."""
+        down, up, counted = self._down.connection, self._up.connection, self._counted
+        if down is not None:
+            stats = self._listener.stats
+            if down.rx_bytes != counted[0]:
+                stats.downstream_cx_rx_bytes_total.add(down.rx_bytes - counted[0])
+                counted[0] = down.rx_bytes
+            if down.tx_bytes != counted[1]:
+                stats.downstream_cx_tx_bytes_total.add(down.tx_bytes - counted[1])
+                counted[1] = down.tx_bytes
+        if up is not None and self._cluster is not None:
+            cluster_stats = self._cluster.stats
+            if up.rx_bytes != counted[2]:
+                cluster_stats.upstream_cx_rx_bytes_total.add(up.rx_bytes - counted[2])
+                counted[2] = up.rx_bytes
+            if up.tx_bytes != counted[3]:
+                cluster_stats.upstream_cx_tx_bytes_total.add(up.tx_bytes - counted[3])
+                counted[3] = up.tx_bytes
+
+    def _finish(self) -> None:
+        """Exactly once, as the last thing: counts, gauges, access log, owner."""
+        owner, self._owner = self._owner, None
+        assert owner is not None, "a connection ended twice"
+        self.state = DONE
+        self._count()
+        info = self._info
+        info.rx_bytes, info.tx_bytes = self._counted[0], self._counted[1]
+        info.end_s = self._runtime.clock.now_s()
+        self._let_go()
+        if self._listener.access_log is not None:
+            self._listener.access_log.log(info)
+        owner.on_connection_closed(self)
+
+    def _let_go(self) -> None:
+        self._leave_endpoint()
+        self._idle.drop()
+        self._down.drop()
+        self._up.drop()
+
+    # -- handoff ------------------------------------------------------------------------------------------------
+
+    @property
+    def movable(self) -> bool:
+        """Once it closes it ends by itself, in this process."""
+        return self.state in (CONNECTING, PIPING)
+
+    def dump(self) -> dict[str, object]:
+        """The state of a `movable` connection. One that is connecting will connect anew where it is loaded."""
+        assert self.movable
+        down, up = self._down.connection, self._up.connection
+        assert down is not None
+        self._count()
+        return {
+            "kind": self.kind,
+            "version": DUMP_VERSION,
+            "info": self._info.dump(),
+            "endpoint": self._endpoint.name if up is not None and self._endpoint is not None else "",
+            "tried": [endpoint.name for endpoint in self._tried],
+            "early": bytes(self._early),
+            "idle_deadline_s": self._idle.deadline_s,
+            "counted": list(self._counted),
+            "down": down.dump(),
+            "up": up.dump() if up is not None else None,
+        }
+
+    def detach(self) -> list[socket.socket]:
+        """After `dump`: forget the connection without ending it. The sockets are the caller's: client, then endpoint.
+
+        The owner hears nothing; counters that were moved on count where it is loaded.
+        """
+        socks = []
+        for leg in (self._down, self._up):
+            if leg.connection is not None:
+                socks.append(leg.connection.sock)
+                leg.connection.detach()
+        self._stop_connecting()
+        self.state = DONE
+        self._owner = None
+        self._let_go()
+        return socks
+
+    @classmethod
+    def load(
+        cls,
+        state: dict[str, object],
+        socks: Sequence[socket.socket],
+        listener: TcpListener,
+        owner: DownstreamOwner,
+        runtime: Runtime,
+    ) -> TcpProxy:
+        """The connection that `dump` described, not started. ValueError for a kind or version it does not know."""
+        if state.get("kind") != cls.kind or state.get("version") != DUMP_VERSION:
+            raise ValueError(f"a connection of kind {state.get('kind')!r}, version {state.get('version')!r}")
+        up_state = state["up"]
+        if len(socks) != (1 if up_state is None else 2):
+            raise ValueError(f"{len(socks)} descriptors came with the connection")
+        self = cls.__new__(cls)
+        self._build(listener, owner, runtime, StreamInfo.load(cast("list[object]", state["info"])))
+        self._counted = list(cast("list[int]", state["counted"]))
+        names = cast("list[str]", state["tried"])
+        self._tried = [endpoint for endpoint in self._endpoints() if endpoint.name in names]
+        self._early += cast(bytes, state["early"])
+        runtime.buffered.add(len(self._early))
+        down = Connection.load(socks[0], state["down"], self._down, runtime.loop, runtime.wheel, runtime.buffered)
+        self._down.connection = down
+        if up_state is None:
+            if len(self._early) >= EARLY_BYTES:
+                self._early_disabled = True
+                down.read_disable()
+        else:
+            up = Connection.load(socks[1], up_state, self._up, runtime.loop, runtime.wheel, runtime.buffered)
+            self._up.connection = up
+            self.state = PIPING
+            if up.pressed:
+                down.read_disable()
+            if down.pressed:
+                up.read_disable()
+            self._find_endpoint(cast(str, state["endpoint"]))
+        self._moved = self._bytes_moved()
+        self._idle.deadline_s = cast(float, state["idle_deadline_s"])  # armed by `start`
+        return self
+
+    def _endpoints(self) -> Sequence[Endpoint]:
+        return self._cluster.endpoints if self._cluster is not None else ()
+
+    def _find_endpoint(self, name: str) -> None:
+        """Its endpoint may be gone from the config; the connection goes on, counted by the cluster if that is left."""
+        if self._cluster is None:
+            return
+        for endpoint in self._cluster.endpoints:
+            if endpoint.name == name:
+                self._use(endpoint, self._cluster)
+                return
+
+
+def _local_text(sock: socket.socket) -> str:
+    try:
+        return address_text(sock.getsockname())
+    except OSError:  # reset already
+        return ""
