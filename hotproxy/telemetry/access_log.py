@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from hotproxy.telemetry.log_format import LogFormat
+from hotproxy.telemetry.stats import AccessLogStats
 from hotproxy.telemetry.stream_info import StreamInfo
 
 
@@ -15,17 +16,18 @@ class LineSink(Protocol):
     def max_line_bytes(self) -> int:
         """0 = no limit."""
 
-    def write(self, line: bytes) -> None: ...
+    def write(self, line: bytes, owner: AccessLogStats | None = None) -> None: ...
 
 
 class AccessLog:
     """Called by `finish()`, exactly once per exchange (TCP: per connection)."""
 
-    __slots__ = ("_format", "_sink")
+    __slots__ = ("_format", "_sink", "_stats")
 
-    def __init__(self, format_: LogFormat, sink: LineSink) -> None:
+    def __init__(self, format_: LogFormat, sink: LineSink, stats: AccessLogStats | None = None) -> None:
         self._format = format_
         self._sink = sink
+        self._stats = stats  # of the listener; counts the lines that were written, and those that were not
 
     def log(self, info: StreamInfo) -> None:
         """Render the record and hand it to the sink."""
@@ -33,4 +35,4 @@ class AccessLog:
         limit_bytes = self._sink.max_line_bytes  # a rotation may turn a file into a FIFO
         if limit_bytes and len(line) > limit_bytes:
             line = self._format.render_within(info, limit_bytes)
-        self._sink.write(line)
+        self._sink.write(line, self._stats)

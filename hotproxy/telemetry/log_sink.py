@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from hotproxy.clock import Clock
 from hotproxy.telemetry.log_output import INHERITED, Output, open_output
+from hotproxy.telemetry.stats import AccessLogStats
 
 # 32 KiB: some 150 lines for one system call; at 20,000 requests a second and worker it is reached before the tick.
 FLUSH_BYTES: Final = 32 * 1024
@@ -29,12 +30,6 @@ CLOSE_STALL_MS: Final = 50
 TRUNCATED: Final = b"...[truncated]\n"
 
 
-class DropCounter(Protocol):
-    """A counter in shared memory."""
-
-    def add(self, n: int) -> None: ...
-
-
 class LogSink:
     """One open log of one worker. `path` is as configured; `report` gets a sentence for the log of the service.
 
@@ -43,10 +38,10 @@ class LogSink:
 
     __slots__ = (
         "_clock",
-        "_counter",
         "_limit_bytes",
         "_lines",
         "_output",
+        "_owners",
         "_report",
         "_reported_s",
         "_rest",
@@ -63,7 +58,6 @@ class LogSink:
         path: str,
         report: Callable[[str], None],
         clock: Clock,
-        counter: DropCounter | None = None,
         limit_bytes: int = LIMIT_BYTES,
         opener: Callable[[str], Output] = open_output,
     ) -> None:
@@ -72,25 +66,32 @@ class LogSink:
         self.errors = 0  # writes that failed for another reason than a slow reader
         self._report = report
         self._clock = clock
-        self._counter = counter
         self._limit_bytes = limit_bytes
         self._lines: list[bytes] = []
         self._rest = b""  # the unwritten end of a write that was cut short; goes first
+        self._owners: list[
+            AccessLogStats | None
+        ] = []  # who counts each waiting line; the first is that of _rest, if any
         self._waiting_bytes = 0  # _rest and _lines together
         self._stuck = False  # since the last tick the output took nothing
         self._reported_s = -REPORT_INTERVAL_S
         self._output = opener(path)
         self.max_line_bytes = self._output.max_line_bytes
 
-    def write(self, line: bytes) -> None:
-        """Take one line (with its line feed). Longer than the output's limit: cut, and marked as cut."""
+    def write(self, line: bytes, owner: AccessLogStats | None = None) -> None:
+        """Take one line, with its line feed and no other; `owner` counts what becomes of it.
+
+        Longer than the output's limit: cut, and marked as cut.
+        """
         if self.max_line_bytes and len(line) > self.max_line_bytes:
             line = line[: self.max_line_bytes - len(TRUNCATED)] + TRUNCATED
         waiting_bytes = self._waiting_bytes + len(line)
         if waiting_bytes > self._limit_bytes:
-            self._drop(1)
+            self._drop(owner)
+            self._complain("it is not read fast enough")
             return
         self._lines.append(line)
+        self._owners.append(owner)
         self._waiting_bytes = waiting_bytes
         if waiting_bytes >= FLUSH_BYTES and not self._stuck:
             self.flush()
@@ -117,6 +118,7 @@ class LogSink:
             count, data = self._gather()
         written = self._output.write(data)
         self._waiting_bytes -= written
+        self._count_written(data.count(b"\n", 0, written))
         if written == len(data):
             del self._lines[:count]
             self._rest = b""
@@ -126,6 +128,12 @@ class LogSink:
             del self._lines[:count]
             self._keep(data, written)
         return False
+
+    def _count_written(self, finished: int) -> None:
+        for owner in self._owners[:finished]:
+            if owner is not None:
+                owner.logs_written.inc()
+        del self._owners[:finished]
 
     def _keep(self, data: bytes, written: int) -> None:
         """After a write that was cut short: what is left of the broken line goes first, whole lines wait as before."""
@@ -168,7 +176,7 @@ class LogSink:
         if self._rest:  # the first half of that line stayed in the old file
             self._waiting_bytes -= len(self._rest)
             self._rest = b""
-            self._drop(1)
+            self._drop(self._owners.pop(0))
         self.flush()
 
     def close(self) -> None:
@@ -184,17 +192,19 @@ class LogSink:
             if self._waiting_bytes == before_bytes:
                 stalls += 1
         if self._waiting_bytes:
-            self._drop(len(self._lines) + bool(self._rest))
+            for owner in self._owners:
+                self._drop(owner)
+            self._complain("it was not read when this process ended")
+        self._owners.clear()
         self._lines.clear()
         self._rest = b""
         self._waiting_bytes = 0
         self._output.close()
 
-    def _drop(self, count: int) -> None:
-        self.dropped += count
-        if self._counter is not None:
-            self._counter.add(count)
-        self._complain("it is not read fast enough")
+    def _drop(self, owner: AccessLogStats | None) -> None:
+        self.dropped += 1
+        if owner is not None:
+            owner.logs_dropped.inc()
 
     def _complain(self, why: str) -> None:
         now_s = self._clock.now_s()
@@ -206,19 +216,18 @@ class LogSink:
 class LogSinks:
     """The open logs of one worker: one `LogSink` per path, however many listeners write to it."""
 
-    __slots__ = ("_clock", "_counter", "_report", "_sinks")
+    __slots__ = ("_clock", "_report", "_sinks")
 
-    def __init__(self, report: Callable[[str], None], clock: Clock, counter: DropCounter | None = None) -> None:
+    def __init__(self, report: Callable[[str], None], clock: Clock) -> None:
         self._report = report
         self._clock = clock
-        self._counter = counter
         self._sinks: dict[str, LogSink] = {}
 
     def open(self, path: str) -> LogSink:
         """The sink for that path, opened when it is not yet. OSError as `LogSink`."""
         sink = self._sinks.get(path)
         if sink is None:
-            sink = self._sinks[path] = LogSink(path, self._report, self._clock, self._counter)
+            sink = self._sinks[path] = LogSink(path, self._report, self._clock)
         return sink
 
     def flush(self) -> None:

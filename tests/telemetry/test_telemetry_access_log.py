@@ -6,6 +6,7 @@ import json
 
 from hotproxy.telemetry.access_log import AccessLog
 from hotproxy.telemetry.log_format import LogFormat
+from hotproxy.telemetry.stats import AccessLogStats
 from hotproxy.telemetry.stream_info import StreamInfo
 
 
@@ -14,7 +15,7 @@ class Lines:
         self.max_line_bytes = max_line_bytes
         self.lines: list[bytes] = []
 
-    def write(self, line: bytes) -> None:
+    def write(self, line: bytes, owner: AccessLogStats | None = None) -> None:
         self.lines.append(line)
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from hotproxy.shm.cells import Slab
 from hotproxy.telemetry import log_output
 from hotproxy.telemetry.log_sink import FLUSH_BYTES, TRUNCATED, LogSink, LogSinks
+from hotproxy.telemetry.stats import AccessLogStats
 from tests.kit.clock import FakeClock
 
 
@@ -41,13 +43,6 @@ class FakeOutput:
         self.script = [-errno.EBADF]
 
 
-class Adder:
-    value = 0
-
-    def add(self, n: int) -> None:
-        self.value += n
-
-
 class Bench:
     """A sink on a fake output, with everything it was given."""
 
@@ -55,8 +50,7 @@ class Bench:
         self.output = output
         self.reports: list[str] = []
         self.clock = FakeClock()
-        self.counter = Adder()
-        self.sink = LogSink("p", self.reports.append, self.clock, self.counter, limit_bytes, lambda _: output)
+        self.sink = LogSink("p", self.reports.append, self.clock, limit_bytes, lambda _: output)
 
 
 def test_lines_wait_for_the_tick_and_go_in_one_write() -> None:
@@ -100,7 +94,7 @@ def test_a_slow_reader_costs_new_lines_which_are_counted() -> None:
         bench.sink.write(b"line %d\n" % index)
     bench.sink.flush()
     bench.sink.write(b"line 6\n")
-    assert (bench.sink.dropped, bench.counter.value) == (5, 5)
+    assert bench.sink.dropped == 5
     assert bench.reports == ["access log p: it is not read fast enough; 1 lines dropped so far"]
     bench.output.script.clear()
     bench.sink.flush()
@@ -224,6 +218,25 @@ def test_stdout_has_nothing_to_reopen(monkeypatch: pytest.MonkeyPatch) -> None:
     os.close(writer)
     assert os.read(reader, 100) == b"before\nafter\n"
     os.close(reader)
+
+
+def test_every_line_of_a_listener_is_counted_once_as_written_or_as_dropped() -> None:
+    slab = Slab.private([*AccessLogStats.declare("web"), *AccessLogStats.declare("api")])
+    web, api = AccessLogStats(slab, "web"), AccessLogStats(slab, "api")
+    bench = Bench(FakeOutput(6, -errno.ENOSPC, -errno.ENOSPC), limit_bytes=20)
+    for owner in (web, api, web, api, web, None):
+        bench.sink.write(b"1234\n", owner)  # four fit
+    bench.sink.flush()  # the second is cut
+    assert (web.logs_written.value, web.logs_dropped.value) == (1, 1)
+    bench.sink.flush()
+    bench.output.script = [4, -errno.ENOSPC]
+    bench.sink.flush()  # the second is whole
+    assert (api.logs_written.value, api.logs_dropped.value) == (1, 0)
+    bench.output.script = [-errno.EIO] * 20
+    bench.sink.close()
+    assert (web.logs_written.value, web.logs_dropped.value) == (1, 2)
+    assert (api.logs_written.value, api.logs_dropped.value) == (1, 1)
+    assert bench.sink.dropped == 4
 
 
 # --- real processes -------------------------------------------------------------------------------------------------
