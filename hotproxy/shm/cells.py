@@ -10,7 +10,7 @@ Anything that two parts of a process count together must be the *same* Counter, 
 
 from __future__ import annotations
 
-import mmap
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,12 +19,16 @@ from hotproxy.shm.layout import (
     S_BUFFERED_BYTES,
     S_CONNECTIONS,
     S_HEARTBEAT_NS,
+    S_PID,
     S_SERIAL,
+    S_START,
     SLAB_HEAD_BYTES,
     WORD_BYTES,
     ShmError,
     slab_bytes,
-)  # fmt: skip
+)
+from hotproxy.shm.liveness import start_time
+from hotproxy.shm.memory import SharedObject, close_objects, open_objects, read_schema
 from hotproxy.shm.schema import (
     COUNTER,
     GAUGE,
@@ -132,12 +136,12 @@ class SlabPlace:
 class Slab:
     """The cells of one process incarnation. Opened before the fork, claimed and written after it."""
 
-    __slots__ = ("_cells", "_head", "_limit", "_made", "_memory", "_schema", "serial")
+    __slots__ = ("_cells", "_head", "_limit", "_made", "_schema", "_shared", "serial")
 
-    def __init__(self, schema: Schema, head: memoryview, cells: memoryview, memory: mmap.mmap | None = None) -> None:
+    def __init__(self, schema: Schema, head: memoryview, cells: memoryview, shared: SharedObject | None = None) -> None:
         self._schema = schema
         self._limit = len(cells)
-        self._memory = memory
+        self._shared = shared
         self._head = head
         self._cells = cells
         self._made: dict[str, Counter | Gauge | Histogram] = {}
@@ -151,6 +155,40 @@ class Slab:
             schema.append(stat)
         words = memoryview(bytearray(slab_bytes(schema.cells))).cast("q")
         return cls(schema, words[:_HEAD_WORDS], words[_HEAD_WORDS : _HEAD_WORDS + schema.cells])
+
+    @classmethod
+    def open(cls, segment: str, place: SlabPlace) -> Slab:
+        """The slab that the supervisor laid out at `place`, mapped for writing.
+
+        Raises ShmError when the segment is gone or corrupt, or when somebody else's slab lies there.
+        """
+        objects = open_objects(segment)
+        try:
+            schema = read_schema(objects)
+        finally:
+            close_objects(objects)
+        shared = SharedObject.open(segment, place.object, writable=True)
+        first = place.offset // WORD_BYTES
+        size = SLAB_HEAD_BYTES + place.cells * WORD_BYTES
+        if not shared.holds(place.offset, size, SLAB_HEAD_BYTES) or shared.words[first + S_SERIAL] != place.serial:
+            shared.close()
+            raise ShmError(f"there is no slab with serial {place.serial} at {place.offset} of {shared.name}")
+        words = shared.words[first : first + size // WORD_BYTES]
+        return cls(schema, words[:_HEAD_WORDS], words[_HEAD_WORDS:], shared)
+
+    def claim(self) -> None:
+        """Say who writes here. The first thing the forked child does: should the supervisor die before it learns the
+        pid, its successor can still tell whether this slab's process lives."""
+        pid = os.getpid()
+        self._head[S_START] = start_time(pid) or 0
+        self._head[S_PID] = pid
+
+    def close(self) -> None:
+        """Unmap. Counting in it afterwards is a ValueError: a parent that closes can't spoil its child's numbers."""
+        self._head.release()
+        self._cells.release()
+        if self._shared is not None:
+            self._shared.close()
 
     def counter(self, name: str) -> Counter:
         """Raises KeyError for a name that is not in the schema."""

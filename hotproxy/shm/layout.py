@@ -63,8 +63,8 @@ CHUNK_CELLS: Final = 512
 
 # --- one entry of the directory ---
 ENTRY_WORDS: Final = 8
-E_SERIAL: Final = 0
-E_STATE: Final = 1  # FREE, RESERVED or TAKEN, written last
+E_STATE: Final = 0  # FREE, RESERVED or TAKEN; written last and read first
+E_SERIAL: Final = 1
 E_EPOCH: Final = 2
 E_ROLE_SLOT: Final = 3  # role << 32 | slot
 E_PID: Final = 4  # 0 until the supervisor knows it
