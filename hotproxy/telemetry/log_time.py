@@ -18,6 +18,7 @@ DEFAULT: Final = "%Y-%m-%dT%H:%M:%S.%3fZ"
 _SPECIFIER: Final = re.compile(r"%(?:([1-9]?)f|([EO]?.)|$)", re.DOTALL)
 # strftime(3), without %n, which would end the line.
 _STRFTIME: Final = frozenset("aAbBcCdDeFgGhHIjmMprRStTuUVwWxXyYzZ%")
+_MILLISECONDS: Final = [3]
 
 
 class StartTime:
@@ -46,12 +47,14 @@ class StartTime:
     def text(self, info: StreamInfo) -> str:
         """Never absent: every exchange has begun."""
         # Rounded to the µs first: .310 seconds are .30999994 in a double.
-        second, microsecond = divmod(round(info.start_wall_s * 1e6), 1_000_000)
+        now_us = int(info.start_wall_s * 1e6 + 0.5)
+        second = now_us // 1_000_000
         if second != self._second:
             self._turn(second)
         pieces = self._pieces
-        if len(pieces) == 1:
-            return pieces[0]
+        microsecond = now_us % 1_000_000
+        if self._fractions == _MILLISECONDS:  # the default and most others
+            return f"{pieces[0]}{microsecond // 1000:03d}{pieces[1]}"
         line = pieces[0]
         for digits, piece in zip(self._fractions, pieces[1:], strict=True):
             line += f"{microsecond:06d}000"[:digits] + piece
