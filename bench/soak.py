@@ -2,8 +2,8 @@
 
     make soak                     about five minutes; exit code 1 and the reason when something is wrong
 
-Counts what clients see, and compares descriptors, processes, memory and shared-memory segments after 10 restarts with those
-after 200.
+Counts what clients see, and compares descriptors, processes, memory and shared-memory segments after 12 restarts with
+those after 200.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     make bench        prints a table; figures of one machine, medians of several rounds
 
-Start-up: from exec of `hotproxy run` until a request is answered. Restart: from SIGHUP until `status` says the new epoch is
-active. Re-fork: from `kill -9` of the only worker until a request is answered. Memory: PSS, and the growth of a worker's
-private memory per idle keep-alive connection. Beside each time stands the worst gap of a process that does nothing but read
-the clock: what the machine itself took away.
+Start-up: from exec of `hotproxy run` until a request is answered. Restart: from SIGHUP until the supervisor says that
+the new generation serves. Re-fork: from `kill -9` of the only worker until a request is answered. Memory: PSS, and the
+growth of a worker's private memory per idle keep-alive connection. Beside each time stands the worst gap of a thread
+that does nothing but read the clock: what the machine itself took away.
 """
 
 from __future__ import annotations

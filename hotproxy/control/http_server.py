@@ -19,6 +19,8 @@ READ_BYTES = 64 * 1024
 # A request to the admin API is a line and a few fields; whoever sends more wants something else.
 MAX_BODY_BYTES = 1024 * 1024
 IDLE_TIMEOUT_S = 60.0
+LINGER_S = 1.0
+LINGER_BYTES = 16 * MAX_BODY_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ class HttpServer:
                 if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                     status = error.error_status_hint
                     await _send(connection, writer, "GET", Reply(status, f"{error}\n".encode()), close=True)
+                    await _linger(reader, writer)
                 return
             if request is None:
                 return
@@ -120,6 +123,16 @@ class HttpServer:
             if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
                 return
             connection.start_next_cycle()
+
+
+async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Closing while the client still sends would be a RST, which destroys the answer on its side (RFC 9112, 9.6)."""
+    writer.write_eof()
+    left = LINGER_BYTES
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while left > 0 and (data := await reader.read(READ_BYTES)):
+                left -= len(data)
 
 
 async def _receive(connection: h11.Connection, reader: asyncio.StreamReader) -> Request | None:
