@@ -1,0 +1,6 @@
+"""A worker process: one slot of one generation, serving traffic on one event loop.
+
+main   the process: its loop, its tick, its conversation with the zygote
+build  from a config to live objects; the only file that knows all classes
+drain  how a worker comes to its end
+"""

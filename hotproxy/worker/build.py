@@ -1,0 +1,158 @@
+"""The composition root: from a config and a slab to the objects that serve. The only file that knows all classes.
+
+`declare_stats` and `check_buildable` run in the zygote, so that whatever can't be built fails the generation before it
+forks anything; `build` runs in each worker.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, cast
+
+from hotproxy.clock import Clock, TimerWheel
+from hotproxy.config import model
+from hotproxy.net.poller import Poller
+from hotproxy.proxy.connection_manager import ConnectionManager
+from hotproxy.proxy.filter_chain import Terminal
+from hotproxy.proxy.listener import SHARE_OF_DESCRIPTORS, Admission, Listener
+from hotproxy.proxy.route import RouteTable
+from hotproxy.proxy.runtime import Runtime
+from hotproxy.proxy.snapshot import HttpListener, Snapshot, TcpListener
+from hotproxy.proxy.tcp_proxy import TcpProxy
+from hotproxy.shm.cells import Slab
+from hotproxy.shm.schema import Stat
+from hotproxy.telemetry.access_log import AccessLog
+from hotproxy.telemetry.log_format import LogFormat
+from hotproxy.telemetry.log_sink import LogSinks
+from hotproxy.telemetry.stats import AccessLogStats, ClusterStats, HttpStats, ListenerStats, TcpStats
+from hotproxy.upstream.cluster import Cluster
+from hotproxy.upstream.endpoint import Endpoint
+from hotproxy.upstream.load_balancer import POLICIES
+from hotproxy.upstream.pool import Pools
+
+# Below this a worker would refuse clients for no good reason; such a limit is a mistake, and EMFILE is handled.
+_MIN_CONNECTIONS: Final = 16
+
+_Terminal = Terminal[HttpListener | TcpListener, Runtime]
+
+
+@dataclass(slots=True)
+class Parts:
+    """What `worker/main.py` drives."""
+
+    runtime: Runtime
+    listeners: dict[str, Listener]
+    admission: Admission
+    logs: LogSinks
+
+
+def declare_stats(config: model.Config) -> list[Stat]:
+    """Every statistic that workers of this config write."""
+    stats: list[Stat] = []
+    for listener in config.listeners:
+        stats += ListenerStats.declare(listener.name)
+        stats += HttpStats.declare(listener.name) if listener.tcp is None else TcpStats.declare(listener.name)
+        if listener.access_log is not None:
+            stats += AccessLogStats.declare(listener.name)
+    for cluster in config.clusters:
+        stats += ClusterStats.declare(cluster.name)
+    return stats
+
+
+def check_buildable(config: model.Config) -> None:
+    """Build what can be built without processes. Raises ValueError with a sentence for the user."""
+    for listener in config.listeners:
+        if listener.access_log is not None:
+            try:
+                LogFormat.compile(listener.access_log.format)
+            except ValueError as error:
+                raise ValueError(f"listener '{listener.name}': access_log: {error}") from None
+        RouteTable(listener.virtual_hosts)
+    for cluster in config.clusters:
+        for endpoint in cluster.endpoints:
+            try:
+                Endpoint(endpoint.address, endpoint.weight)
+            except ValueError as error:
+                raise ValueError(f"cluster '{cluster.name}': {error}") from None
+
+
+def build(
+    config: model.Config,
+    slab: Slab,
+    poller: Poller,
+    wheel: TimerWheel,
+    clock: Clock,
+    random_: random.Random,
+    report: Callable[[str], None],
+) -> Parts:
+    """Everything of one worker, not accepting yet. OSError when an access log can't be opened."""
+    logs = LogSinks(report, clock)
+    listeners = {listener.name: _listener(listener, slab, logs) for listener in config.listeners}
+    clusters = {cluster.name: _cluster(cluster, slab, random_) for cluster in config.clusters}
+    snapshot = Snapshot(listeners, clusters, Pools())
+    runtime = Runtime(poller, wheel, clock, random_, slab.buffered(), snapshot)
+    admission = Admission(connection_limit(), wheel)
+    accepting = {
+        listener.name: Listener(
+            listeners[listener.name],
+            listener.backlog,
+            cast(_Terminal, ConnectionManager if listener.tcp is None else TcpProxy),
+            admission,
+            poller,
+            runtime,
+        )
+        for listener in config.listeners
+    }
+    return Parts(runtime, accepting, admission, logs)
+
+
+def connection_limit() -> int:
+    """How many downstream connections a worker may hold, by its limit on descriptors."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        soft = 1 << 20  # the kernel's own ceiling, fs.nr_open
+    return max(_MIN_CONNECTIONS, int(soft * SHARE_OF_DESCRIPTORS))
+
+
+def _listener(config: model.Listener, slab: Slab, logs: LogSinks) -> HttpListener | TcpListener:
+    access_log = None
+    if config.access_log is not None:
+        sink = logs.open(config.access_log.path)
+        access_log = AccessLog(LogFormat.compile(config.access_log.format), sink)
+    listener_stats = ListenerStats(slab, config.name)
+    if config.tcp is not None:
+        return TcpListener(
+            name=config.name,
+            cluster=config.tcp.cluster,
+            idle_timeout_s=config.tcp.idle_timeout_s,
+            max_connect_attempts=config.tcp.max_connect_attempts,
+            max_connections=config.max_connections,
+            stats=TcpStats(slab, config.name),
+            listener_stats=listener_stats,
+            access_log=access_log,
+        )
+    return HttpListener(
+        name=config.name,
+        routes=RouteTable(config.virtual_hosts),
+        request_headers_timeout_s=config.request_headers_timeout_s,
+        keepalive_timeout_s=config.keepalive_timeout_s,
+        max_connections=config.max_connections,
+        stats=HttpStats(slab, config.name),
+        listener_stats=listener_stats,
+        access_log=access_log,
+    )
+
+
+def _cluster(config: model.Cluster, slab: Slab, random_: random.Random) -> Cluster:
+    endpoints = tuple(Endpoint(endpoint.address, endpoint.weight) for endpoint in config.endpoints)
+    return Cluster(
+        name=config.name,
+        endpoints=endpoints,
+        balancer=POLICIES[config.lb_policy](endpoints, random_),
+        connect_timeout_s=config.connect_timeout_s,
+        idle_timeout_s=config.idle_timeout_s,
+        stats=ClusterStats(slab, config.name),
+    )

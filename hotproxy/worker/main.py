@@ -1,0 +1,269 @@
+"""The worker process: one event loop, a tick of 50 ms, and a conversation with the zygote (restarter/frames.py).
+
+READY -> ACCEPT_ON / ACCEPTING -> ... ADOPT, RELEASE, SHUT ... -> ACCEPT_OFF / ACCEPT_STOPPED -> DRAIN -> exit 0
+EOF of the channel: an orphan. Serves on for 60 s (somebody may restart the supervisor), then drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import signal
+import socket
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import uvloop
+
+from hotproxy.clock import TICK_S, SystemClock, TimerWheel
+from hotproxy.config.model import Config
+from hotproxy.net.connection import Connection
+from hotproxy.net.poller import Poller
+from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull, FrameError, Message
+from hotproxy.restarter.log import ERROR, INFO, WARNING, log, name_process
+from hotproxy.shm.cells import Slab
+from hotproxy.worker.build import Parts, build
+from hotproxy.worker.drain import Drain
+
+ORPHAN_TIMEOUT_S: Final = 60.0
+EXIT_DRAINED: Final = 0
+EXIT_FAILED: Final = 1
+
+_IGNORED: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@dataclass(slots=True)
+class ListeningSocket:
+    """One of the supervisor's sockets, as the zygote passes it on. `listening` False: bound only."""
+
+    listener: str
+    address_index: int
+    slot: int
+    listening: bool
+    shared: bool
+    sock: socket.socket
+
+
+@dataclass(slots=True)
+class WorkerStart:
+    """What the zygote gives to a freshly forked worker, which owns all of it."""
+
+    config: Config
+    epoch: int
+    slot: int
+    sockets: list[ListeningSocket]
+    channel: Channel
+    slab: Slab
+    drain_timeout_s: float
+
+
+def run(start: WorkerStart) -> int:
+    """Serve until drained. Returns the exit code; the caller ends the process with it."""
+    name_process(f"worker {start.epoch}/{start.slot}")
+    _prepare_process()
+    loop = uvloop.new_event_loop()
+    try:
+        return Worker(start, loop).run()
+    finally:
+        loop.close()
+
+
+def _prepare_process() -> None:
+    # Ctrl-C and systemd signal whole groups; only messages and EOF move a worker. The mask survives fork and exec.
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # No automatic full collections: with 10,000 connections one is a pause of 20 ms. The zygote has frozen what it
+    # built; what ends here breaks its cycles itself. The young generations still catch what is dropped in between.
+    gc.set_threshold(10_000, 50, 1_000_000_000)
+
+
+class Worker:
+    """The objects of one worker and what happens to them. Nothing here is on the path of a byte."""
+
+    __slots__ = ("_channel", "_clock", "_drain", "_exit_code", "_loop", "_orphaned_s", "_outbox", "_parts", "_poller",
+                 "_start", "_wheel")  # fmt: skip
+
+    def __init__(self, start: WorkerStart, loop: asyncio.AbstractEventLoop) -> None:
+        self._start = start
+        self._loop = loop
+        self._channel = start.channel
+        self._clock = SystemClock()
+        self._wheel = TimerWheel(self._clock)
+        self._poller = Poller(loop, self._on_bug)
+        self._outbox: deque[tuple[str, dict[str, Any]]] = deque()
+        self._orphaned_s = 0.0  # since when; 0: there is a zygote
+        self._exit_code = EXIT_DRAINED
+        loop.set_exception_handler(self._on_loop_bug)
+        self._parts: Parts = build(
+            start.config, start.slab, self._poller, self._wheel, self._clock, random.Random(), _report
+        )
+        self._drain = Drain(self._parts, self._clock)
+        for item in start.sockets:
+            self._add_socket(item.listener, item.address_index, item.slot, item.listening, item.shared, item.sock)
+
+    def run(self) -> int:
+        self._poller.add_reader(self._channel.fileno(), self._on_channel)
+        self._tick()
+        self._send("READY")
+        self._loop.run_forever()
+        self._parts.logs.close()
+        return self._exit_code
+
+    def _stop(self, code: int) -> None:
+        self._exit_code = code
+        self._loop.stop()
+
+    # -- the tick -----------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._loop.call_later(TICK_S, self._tick)
+        slab = self._start.slab
+        slab.heartbeat_ns = int(self._clock.now_s() * 1e9)
+        slab.connections = self._parts.admission.open
+        self._wheel.advance()
+        self._parts.logs.flush()
+        self._flush_outbox()
+        if self._orphaned_s and not self._drain.leaving:
+            now_s = self._clock.now_s()
+            if now_s - self._orphaned_s >= ORPHAN_TIMEOUT_S:
+                log(WARNING, f"no supervisor for {ORPHAN_TIMEOUT_S:.0f} s: draining")
+                self._drain.begin(now_s + self._start.drain_timeout_s)
+        self._drain.tick()
+        if self._drain.over:
+            self._stop(EXIT_DRAINED)
+
+    # -- the conversation ---------------------------------------------------------------------------------------
+
+    def _send(self, kind: str, fields: dict[str, Any] | None = None) -> None:
+        if not self._orphaned_s:
+            self._outbox.append((kind, fields or {}))
+            self._flush_outbox()
+
+    def _flush_outbox(self) -> None:
+        while self._outbox:
+            try:
+                self._channel.send(*self._outbox[0])
+            except ChannelFull:
+                return  # at the next tick
+            except ChannelClosed:
+                self._outbox.clear()
+                return  # EOF follows
+            self._outbox.popleft()
+
+    def _on_channel(self) -> None:
+        while not self._orphaned_s:
+            try:
+                message = self._channel.receive()
+            except FrameError as error:
+                log(WARNING, f"refused a message: {error}")
+                self._send("UNKNOWN", {"kind": "", "why": str(error)})
+                continue
+            except ChannelClosed:
+                self._orphaned_s = self._clock.now_s()
+                self._poller.remove_reader(self._channel.fileno())
+                self._channel.close()
+                return
+            if message is None:
+                return
+            try:
+                self._obey(message)
+            finally:
+                message.close_fds()  # those that nobody has taken
+
+    def _obey(self, message: Message) -> None:
+        kind, fields = message.kind, message.fields
+        if kind == "ACCEPT_ON":
+            self._accept_on()
+        elif kind == "ACCEPT_OFF":
+            for listener in self._parts.listeners.values():
+                listener.stop_accepting()
+            self._send("ACCEPT_STOPPED")
+        elif kind == "ADOPT":
+            self._adopt(message)
+        elif kind == "RELEASE":
+            for name, address_index, slot in _socket_names(fields["sockets"]):
+                if name in self._parts.listeners:
+                    self._parts.listeners[name].release(address_index, slot)
+        elif kind == "SHUT":
+            for name, address_index, slot in _socket_names(fields["sockets"]):
+                if name in self._parts.listeners:
+                    self._parts.listeners[name].shut(address_index, slot)
+            self._send("SHUT_DONE")
+        elif kind == "DRAIN":
+            # 0: only say so (`hotproxy drain`); the balancer in front will take its clients elsewhere.
+            if fields["deadline_s"] == 0:
+                self._drain.soft()
+            else:
+                self._drain.begin(float(fields["deadline_s"]))
+        elif kind == "UNDRAIN":
+            self._drain.undo()
+        elif kind == "REOPEN_LOGS":
+            self._parts.logs.reopen()
+        elif kind == "KILL":
+            self._stop(EXIT_DRAINED)
+        elif kind == "UNKNOWN":
+            log(WARNING, f"the zygote refused a message: {fields['why']}")
+        else:
+            log(WARNING, f"a worker does not understand {kind}")
+            self._send("UNKNOWN", {"kind": kind, "why": "a worker does not understand it"})
+
+    def _accept_on(self) -> None:
+        for name, listener in self._parts.listeners.items():
+            try:
+                listener.start_accepting()
+            except OSError as error:
+                log(ERROR, f"listener '{name}' cannot listen: {error.strerror}")
+                self._send("FAILED", {"why": f"listener '{name}' cannot listen: {error.strerror}"})
+                return
+        self._send("ACCEPTING")
+
+    def _adopt(self, message: Message) -> None:
+        sockets = message.fields["sockets"]
+        if len(sockets) != len(message.fds):
+            why = f"ADOPT names {len(sockets)} sockets and brings {len(message.fds)} descriptors"
+            log(WARNING, why)
+            self._send("UNKNOWN", {"kind": "ADOPT", "why": why})
+            return
+        fds, message.fds = message.fds, []
+        for (name, address_index, slot, listening, shared), fd in zip(sockets, fds, strict=True):
+            self._add_socket(name, address_index, slot, listening, shared, socket.socket(fileno=fd))
+
+    def _add_socket(
+        self, name: str, address_index: int, slot: int, listening: bool, shared: bool, sock: socket.socket
+    ) -> None:
+        listener = self._parts.listeners.get(name)
+        if listener is None or self._drain.leaving:
+            log(WARNING, f"a socket of listener '{name}', which this generation does not have, is left to others")
+            sock.close()
+            return
+        listener.add_socket(sock, address_index, slot, listening, shared)
+
+    # -- our own bugs -------------------------------------------------------------------------------------------
+
+    def _on_bug(self, callback: Callable[[], None], error: Exception) -> None:
+        """A callback raised: say it with its traceback, and end the connection concerned; all others go on."""
+        log(ERROR, f"internal error in {callback!r}:\n{''.join(traceback.format_exception(error))}")
+        connection = getattr(callback, "__self__", None)
+        if isinstance(connection, Connection):
+            try:
+                connection.abort("internal error")
+            except Exception as second:
+                log(ERROR, f"internal error while ending it:\n{''.join(traceback.format_exception(second))}")
+
+    def _on_loop_bug(self, loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> None:
+        error = details.get("exception")
+        text = "".join(traceback.format_exception(error)) if error is not None else ""
+        log(ERROR, f"internal error: {details.get('message')}\n{text}")
+
+
+def _socket_names(sockets: list[Any]) -> list[tuple[str, int, int]]:
+    return [(entry[0], entry[1], entry[2]) for entry in sockets]
+
+
+def _report(text: str) -> None:
+    log(INFO, text)
