@@ -1,4 +1,4 @@
-"""A load of HTTP/1.1 clients that counts every outcome; a program of its own, so that it shares no interpreter with a test.
+"""A load of HTTP/1.1 clients that counts every outcome; a program of its own: it shares no interpreter with a test.
 
     python load.py HOST PORT --new-rate 1000 --keepalive 200 --pace 0.4      runs until its stdin is closed
 
@@ -7,7 +7,7 @@ answer does not slow the schedule); *keep-alive* ones ask again and again on one
 connect anew only when an answer said `Connection: close`. Each request carries a number of its own, and the origin must
 give it back. On stdout, at the end, one JSON object:
 
-    {"ok": answers that were right, "requests": requests sent whole, "connects": …, "closes": keep-alive connections that
+    {"ok": right answers, "requests": requests sent whole, "connects": …, "closes": keep-alive connections that
      ended after `Connection: close`, "failures": {what: how often}, "worst_ms": slowest answer, "statuses": {…}}
 """
 

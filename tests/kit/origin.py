@@ -44,7 +44,7 @@ def need(program: str) -> str:
 
 @contextlib.contextmanager
 def nginx(directory: Path) -> Iterator[str]:
-    """nginx on a unix socket: gives back the header X-Number, and what lies in `directory/files`. Yields its address."""
+    """nginx on a unix socket; gives back the header X-Number, and serves `directory/files`. Yields its address."""
     program = need("nginx")
     (directory / "files").mkdir(parents=True, exist_ok=True)
     config = directory / "nginx.conf"
@@ -76,7 +76,7 @@ class RecordingOrigin:
         self._answer = answer
         self.received: list[bytearray] = []
         self._listening = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:%d" % self._listening.getsockname()[1]
+        self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"
         self._open: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()

@@ -1,4 +1,4 @@
-"""A generation that fails before it is ready changes nothing: the old one serves on under load, and the reason is told."""
+"""A generation that fails before it is ready changes nothing: the old one serves on, and the reason is told."""
 
 from __future__ import annotations
 
