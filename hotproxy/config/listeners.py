@@ -1,0 +1,164 @@
+"""The listeners section, nodes to model: addresses, access log, what a listener does with its connections."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from typing import Final
+
+from hotproxy.config import model, scalars, shapes
+from hotproxy.config.address import UNIX, Address, AddressError, checked_unix_path
+from hotproxy.config.clusters import absolute, parse_address, read_name, use_cluster
+from hotproxy.config.fields import Fields, Reader
+from hotproxy.config.names import Named
+from hotproxy.config.routes import Scope, read_routing, read_virtual_hosts
+from hotproxy.config.yaml_nodes import Mapping, Node, Sequence
+
+# The admin API's sockets travel through a restart under these names.
+_RESERVED_NAMES: Final = ("admin", "admin.unix")
+# Of one worker. Far above what any RLIMIT_NOFILE allows.
+_MAX_CONNECTIONS: Final = 10_000_000
+_MAX_BACKLOG: Final = 65535
+_MAX_ATTEMPTS: Final = 100
+_HTTP_ONLY: Final = ("request_headers_timeout", "keepalive_timeout", "timeout", "idle_timeout")
+
+
+def read_listener(reader: Reader, node: Node, where: str) -> model.Listener | None:
+    """One listener; None when it is no mapping or has no name (problems are collected)."""
+    fields = reader.section(node, shapes.LISTENER, where)
+    if fields is None:
+        return None
+    name = read_name(fields, reader.names.listeners)
+    if name in _RESERVED_NAMES:
+        fields.error(
+            fields.get("name") or node, f"the name '{name}' is reserved for the admin API", "", fields.at("name")
+        )
+    addresses = _addresses(fields) if fields.need("address") else ()
+    access_log = _access_log(fields)
+    tcp: model.Tcp | None = None
+    virtual_hosts: tuple[model.VirtualHost, ...] = ()
+    kind = fields.exactly_one("virtual_hosts", "routes", "cluster", "tcp")
+    if kind == "tcp":
+        for other in _HTTP_ONLY:
+            if fields.has(other):
+                hint = "did you mean 'tcp: {idle_timeout: …}'?" if other == "idle_timeout" else ""
+                fields.error(fields.key(other), f"'{other}' has no effect on a tcp listener", hint)
+        tcp = _tcp(fields)
+    elif kind == "virtual_hosts":
+        virtual_hosts = read_virtual_hosts(fields, Scope().inner(fields))
+    elif kind is not None:
+        routes = read_routing(fields, Scope().inner(fields))
+        virtual_hosts = (model.VirtualHost(name="*", domains=("*",), routes=routes),)
+    headers_timeout_s = fields.duration("request_headers_timeout", model.DEFAULT_REQUEST_HEADERS_TIMEOUT_S)
+    keepalive_timeout_s = fields.duration("keepalive_timeout", model.DEFAULT_KEEPALIVE_TIMEOUT_S)
+    max_connections = fields.integer("max_connections", 0, 0, _MAX_CONNECTIONS)
+    backlog = fields.integer("backlog", model.DEFAULT_BACKLOG, 1, _MAX_BACKLOG)
+    if name is None:
+        return None
+    return model.Listener(
+        name=name,
+        addresses=addresses,
+        access_log=access_log,
+        tcp=tcp,
+        virtual_hosts=virtual_hosts,
+        request_headers_timeout_s=headers_timeout_s,
+        keepalive_timeout_s=keepalive_timeout_s,
+        max_connections=max_connections,
+        backlog=backlog,
+    )
+
+
+def _tcp(fields: Fields) -> model.Tcp | None:
+    tcp = fields.section("tcp", shapes.TCP)
+    if tcp is None:
+        return None
+    cluster = use_cluster(tcp) if tcp.need("cluster") else None
+    idle_timeout_s = tcp.duration("idle_timeout", model.DEFAULT_TCP_IDLE_TIMEOUT_S)
+    attempts = tcp.integer("max_connect_attempts", model.DEFAULT_TCP_CONNECT_ATTEMPTS, 1, _MAX_ATTEMPTS)
+    return None if cluster is None else model.Tcp(cluster, idle_timeout_s, attempts)
+
+
+def _access_log(fields: Fields) -> model.AccessLog | None:
+    log = fields.section("access_log", shapes.ACCESS_LOG)
+    if log is None or not log.need("path"):
+        return None
+    node = log.get("path")
+    path = log.value("path", scalars.plain_text)
+    text = log.value("format", scalars.plain_text)
+    if node is None or path is None:
+        return None
+    path = absolute(node, path)
+    _need_directory(fields.reader, node, path, log.at("path"))
+    if not fields.reader.offline and os.path.isdir(path):
+        log.error(node, f"'{path}' is a directory", "give the path of a file", log.at("path"))
+    return model.AccessLog(path, text)
+
+
+def _addresses(fields: Fields) -> tuple[Address, ...]:
+    node = fields.get("address")
+    assert node is not None
+    if isinstance(node, Sequence):
+        found = [read_address(fields.reader, item, at) for item, at in fields.items("address")]
+    else:
+        found = [read_address(fields.reader, node, fields.at("address"), fields.key("address"))]
+    return tuple(address for address in found if address is not None)
+
+
+def read_address(reader: Reader, node: Node, where: str, key: Node | None = None) -> Address | None:
+    """An address to listen on, noted down among those taken; None when it is unfit."""
+    if isinstance(node, Mapping):
+        address = _socket_file(reader, node, where)
+    else:
+        address = reader.value(node, lambda text: _listen_address(node, text), where, key)
+    if address is None:
+        return None
+    reader.names.addresses.append((address, Named(str(address), node, where)))
+    if address.family == UNIX:
+        _need_directory(reader, node, address.path, where)
+    return address
+
+
+def _listen_address(node: Node, text: str) -> Address:
+    address = parse_address(node, text)
+    if address.is_name:
+        hint = f"did you mean '127.0.0.1:{address.port}'?" if address.host == "localhost" else "give an IP address"
+        raise AddressError(f"'{address.host}' is a name, and a listener needs an IP address", hint)
+    return address
+
+
+def _socket_file(reader: Reader, node: Mapping, where: str) -> Address | None:
+    fields = reader.section(node, shapes.SOCKET_FILE, where)
+    if fields is None or not fields.need("path"):
+        return None
+    path = fields.value("path", lambda text: checked_unix_path(os.path.normpath(absolute(node, text))))
+    mode = fields.value("mode", scalars.file_mode)
+    owner = _known(fields, "owner")
+    group = _known(fields, "group")
+    if path is None:
+        return None
+    address = Address(UNIX, path=path, owner=owner, group=group)
+    return address if mode is None else Address(UNIX, path=path, mode=mode, owner=owner, group=group)
+
+
+def _known(fields: Fields, name: str) -> str:
+    """The user or group that a socket file is to belong to: a name of this machine, or a number."""
+    text = fields.value(name, scalars.plain_text) or ""
+    node = fields.get(name)
+    if not text or node is None or fields.reader.offline or (text.isascii() and text.isdigit()):
+        return text
+    try:
+        if name == "owner":
+            pwd.getpwnam(text)
+        else:
+            grp.getgrnam(text)
+    except KeyError:
+        noun = "user" if name == "owner" else "group"
+        fields.error(node, f"no {noun} '{text}' on this machine", "", fields.at(name))
+    return text
+
+
+def _need_directory(reader: Reader, node: Node, path: str, where: str) -> None:
+    directory = os.path.dirname(path)
+    if not reader.offline and not os.path.isdir(directory):
+        reader.problems.error(node, f"the directory '{directory}' does not exist", "", where)

@@ -1,0 +1,156 @@
+"""The config as the data path reads it: plain immutable values, scopes already resolved, nothing left to parse.
+
+Plain slotted dataclasses, because every process keeps them: importing pydantic alone costs a generation 100-250 ms
+and 19 MB before it serves. Every `*_s` is in seconds, and 0.0 means no limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from hotproxy.config.address import Address
+
+DEFAULT_DRAIN_TIMEOUT_S: Final = 30.0
+# Envoy's default for a route.
+DEFAULT_TIMEOUT_S: Final = 15.0
+# Envoy's stream_idle_timeout.
+DEFAULT_STREAM_IDLE_TIMEOUT_S: Final = 300.0
+# Envoy's idle_timeout of a connection manager, and of a TCP proxy.
+DEFAULT_KEEPALIVE_TIMEOUT_S: Final = 3600.0
+DEFAULT_TCP_IDLE_TIMEOUT_S: Final = 3600.0
+# nginx waits 60 s, HAProxy recommends 5-10 s: enough for any client that is alive, short for one that drips bytes.
+DEFAULT_REQUEST_HEADERS_TIMEOUT_S: Final = 10.0
+DEFAULT_CONNECT_TIMEOUT_S: Final = 1.0
+# Below the 75 s after which nginx, and the 65 s after which many a framework, closes an idle connection.
+DEFAULT_UPSTREAM_IDLE_TIMEOUT_S: Final = 60.0
+# The kernel takes min(backlog, net.core.somaxconn); 4096 is the latter's default since Linux 5.4.
+DEFAULT_BACKLOG: Final = 4096
+# One more endpoint when the first cannot be reached, as for HTTP.
+DEFAULT_TCP_CONNECT_ATTEMPTS: Final = 2
+
+ROUND_ROBIN: Final = "round_robin"
+LEAST_REQUEST: Final = "least_request"
+RANDOM: Final = "random"
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLog:
+    """One line per exchange. `format` is "json", a format string with %OPERATORS%, or None for Envoy's default."""
+
+    path: str
+    format: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """An answer that sends the client elsewhere; what is None stays as in the request."""
+
+    scheme: str | None = None
+    host: str | None = None
+    port: int | None = None
+    path: str | None = None
+    prefix_rewrite: str | None = None
+    strip_query: bool = False
+    status: int = 301
+
+
+@dataclass(frozen=True, slots=True)
+class DirectResponse:
+    """An answer that comes from the config itself."""
+
+    status: int
+    body: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One of `prefix` and `path` says what matches; one of `cluster`, `redirect` and `direct_response` what follows.
+
+    `methods` empty: every method. `headers`: (name in lower case, exact value), all of which must be there.
+    """
+
+    name: str = ""
+    prefix: str | None = None
+    path: str | None = None
+    methods: frozenset[str] = frozenset()
+    headers: tuple[tuple[str, str], ...] = ()
+    cluster: str | None = None
+    redirect: Redirect | None = None
+    direct_response: DirectResponse | None = None
+    prefix_rewrite: str | None = None
+    host_rewrite: str | None = None
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    idle_timeout_s: float = DEFAULT_STREAM_IDLE_TIMEOUT_S
+    upgrades: frozenset[str] = frozenset({"websocket"})
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualHost:
+    """Routes for some hosts; the first that matches wins. `domains`, in lower case: an exact name, `*.suffix`, `*`."""
+
+    name: str
+    domains: tuple[str, ...]
+    routes: tuple[Route, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tcp:
+    """Bytes to one cluster, nothing looked at. `max_connect_attempts` counts the first one too."""
+
+    cluster: str
+    idle_timeout_s: float = DEFAULT_TCP_IDLE_TIMEOUT_S
+    max_connect_attempts: int = DEFAULT_TCP_CONNECT_ATTEMPTS
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where clients come in: HTTP when `tcp` is None, and then with at least one virtual host."""
+
+    name: str
+    addresses: tuple[Address, ...]
+    access_log: AccessLog | None = None
+    tcp: Tcp | None = None
+    virtual_hosts: tuple[VirtualHost, ...] = ()
+    request_headers_timeout_s: float = DEFAULT_REQUEST_HEADERS_TIMEOUT_S
+    keepalive_timeout_s: float = DEFAULT_KEEPALIVE_TIMEOUT_S
+    max_connections: int = 0  # 0 = no limit
+    backlog: int = DEFAULT_BACKLOG
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointConfig:
+    """One place where a cluster is reached. It gets `weight` shares of the sum of all weights."""
+
+    address: Address
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Endpoints that do the same job, and how one of them is chosen."""
+
+    name: str
+    endpoints: tuple[EndpointConfig, ...]
+    type: str = "static"
+    lb_policy: str = ROUND_ROBIN  # Envoy's default
+    connect_timeout_s: float = DEFAULT_CONNECT_TIMEOUT_S
+    idle_timeout_s: float = DEFAULT_UPSTREAM_IDLE_TIMEOUT_S
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """The admin API over TCP, besides its unix socket."""
+
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything, after all includes. `workers` 0: one per CPU that this process may use."""
+
+    workers: int = 0
+    admin: Admin | None = None
+    drain_timeout_s: float = DEFAULT_DRAIN_TIMEOUT_S
+    listeners: tuple[Listener, ...] = ()
+    clusters: tuple[Cluster, ...] = ()

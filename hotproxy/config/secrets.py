@@ -1,0 +1,63 @@
+"""Keeping passwords out of error messages: the shown line keeps its width, so that carets stay under their tokens.
+
+Secret is what follows a key that sounds like it (`password:`, `x-api-key:`, `authorization:` ...), what an
+authorization scheme carries (`Bearer ...`), and the user part of a URL.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+_NAME: Final = (
+    r"[\w.-]*(?:passw(?:or)?d|passphrase|secret|token|api[-_]?key|private[-_]?key|authorization|cookie|credential)"
+    r"[\w.-]*"
+)
+# A value ends at a flow-style comma or bracket, unless it is quoted.
+_AFTER_KEY: Final = re.compile(
+    rf"(?i)(?P<before>(?<![\w.-]){_NAME}[\"']?\s*[:=]\s*)"
+    r"(?P<secret>\"(?:[^\"\\]|\\.)*\"?|'(?:[^']|'')*'?|[^\s\"'{\[\$][^,}\]]*)"
+)
+_KEY_ONLY: Final = re.compile(rf"(?i)^\s*(?:-\s+)?[\"']?{_NAME}[\"']?\s*:")
+_SCHEME: Final = re.compile(r"(?i)(?P<before>\b(?:bearer|basic|digest)\s+)(?P<secret>[^\s\"',}\]]+)")
+_USER: Final = re.compile(r"(?P<before>://)(?P<secret>[^/\s@\"']+)(?=@)")
+_SECRET_NAME: Final = re.compile(rf"(?i){_NAME}")
+
+
+def is_secret_name(name: str) -> bool:
+    """True for the name of a field, header or variable whose value nobody should see."""
+    return _SECRET_NAME.fullmatch(name) is not None
+
+
+def _stars(match: re.Match[str]) -> str:
+    secret = match["secret"]
+    if secret[0] in "\"'":
+        closed = len(secret) > 1 and secret[-1] == secret[0]
+        return match["before"] + secret[0] + "*" * (len(secret) - 1 - closed) + (secret[0] if closed else "")
+    return match["before"] + "*" * len(secret)
+
+
+def mask(text: str) -> str:
+    """`text` with every recognised secret replaced by as many asterisks."""
+    for pattern in (_AFTER_KEY, _SCHEME, _USER):
+        text = pattern.sub(_stars, text)
+    return text
+
+
+def mask_line(lines: Sequence[str], index: int) -> str:
+    """Line `index` masked; all of it when it continues the value of a secret key (`password: |`)."""
+    line = lines[index]
+    indent = _indent(line)
+    # A value is never further away than its key; 50 lines cover a PEM key, and bound the work per problem.
+    for above in range(index - 1, max(-1, index - 50), -1):
+        candidate = lines[above]
+        if candidate.strip() and _indent(candidate) < indent:
+            if _KEY_ONLY.match(candidate):
+                return line[:indent] + "*" * (len(line) - indent)
+            break
+    return mask(line)
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip(" \t"))

@@ -1,0 +1,75 @@
+"""Which fields exist, section by section: the table behind reading, "did you mean" and the reference's test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A kind of section. `noun` names it in messages; `later` are fields of the product that this version lacks."""
+
+    noun: str
+    fields: tuple[str, ...]
+    later: frozenset[str] = frozenset()
+
+
+_SCOPED_LATER: Final = ("retry", "request_headers", "response_headers", "filters")
+
+CONFIG: Final = Shape(
+    "the config", ("workers", "admin", "drain_timeout", "env_files", "include", "listeners", "clusters")
+)
+INCLUDED: Final = Shape("an included file", ("listeners", "clusters"))
+ADMIN: Final = Shape("the admin section", ("address",))
+LISTENER: Final = Shape(
+    "a listener",
+    (
+        "name", "address", "access_log", "virtual_hosts", "routes", "cluster", "tcp", "request_headers_timeout",
+        "keepalive_timeout", "timeout", "idle_timeout", "max_connections", "backlog",
+    ),
+    frozenset({"tls", "proxy_protocol", "xff_num_trusted_hops", "weighted_clusters", *_SCOPED_LATER}),
+)  # fmt: skip
+ACCESS_LOG: Final = Shape("an access log", ("path", "format"))
+TCP: Final = Shape(
+    "a tcp section", ("cluster", "idle_timeout", "max_connect_attempts"), frozenset({"weighted_clusters", "routes"})
+)
+SOCKET_FILE: Final = Shape("a unix address", ("path", "mode", "owner", "group"))
+VIRTUAL_HOST: Final = Shape(
+    "a virtual host",
+    ("name", "domains", "routes", "cluster", "timeout", "idle_timeout"),
+    frozenset({"weighted_clusters", *_SCOPED_LATER}),
+)
+ROUTE: Final = Shape(
+    "a route",
+    (
+        "name", "match", "cluster", "redirect", "direct_response", "prefix_rewrite", "host_rewrite", "timeout",
+        "idle_timeout", "upgrades",
+    ),
+    frozenset({"weighted_clusters", "regex_rewrite", "stateful_session", "hash_policy", *_SCOPED_LATER}),
+)  # fmt: skip
+MATCH: Final = Shape(
+    "a route match", ("prefix", "path", "methods", "headers"), frozenset({"regex", "query", "grpc", "fraction"})
+)
+REDIRECT: Final = Shape(
+    "a redirect",
+    ("scheme", "host", "port", "path", "prefix_rewrite", "strip_query", "status"),
+    frozenset({"regex_rewrite"}),
+)
+DIRECT_RESPONSE: Final = Shape("a direct response", ("status", "body"))
+CLUSTER: Final = Shape(
+    "a cluster",
+    ("name", "type", "endpoints", "lb_policy", "connect_timeout", "idle_timeout"),
+    frozenset(
+        {
+            "http2", "tls", "health_check", "outlier_detection", "circuit_breakers", "proxy_protocol", "tcp_keepalive",
+            "slow_start",
+        }
+    ),
+)  # fmt: skip
+ENDPOINT: Final = Shape("an endpoint", ("address", "weight"), frozenset({"priority", "zone", "metadata"}))
+
+ALL: Final = (
+    CONFIG, INCLUDED, ADMIN, LISTENER, ACCESS_LOG, TCP, SOCKET_FILE, VIRTUAL_HOST, ROUTE, MATCH, REDIRECT,
+    DIRECT_RESPONSE, CLUSTER, ENDPOINT,
+)  # fmt: skip
