@@ -1,7 +1,7 @@
 """A deterministic event loop over real descriptors: nothing happens but in `turn()`.
 
-It behaves as uvloop does where that hurts: when a descriptor reports an error (POLLERR, a reset peer), each of its
-callbacks is run once and its registrations are gone. A descriptor that was closed while registered fails the test.
+It behaves as `hotproxy.net.poller.Poller`: level-triggered, a reset peer (POLLERR) calls whoever is registered. A
+descriptor that was closed while registered fails the test.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ class FakeLoop:
     def remove_reader(self, fd: int) -> bool:
         return self.readers.pop(fd, None) is not None
 
+    def add_exclusive_reader(self, fd: int, callback: Callback) -> None:
+        self.add_reader(fd, callback)
+
     def add_writer(self, fd: int, callback: Callback) -> None:
         self.writers[fd] = callback
 
@@ -45,16 +48,11 @@ class FakeLoop:
         events = sorted(poll.poll(0))
         for fd, mask in events:
             assert not mask & select.POLLNVAL, f"descriptor {fd} was closed while it was registered"
-            failed = bool(mask & select.POLLERR)
-            reader, writer = self.readers.get(fd), self.writers.get(fd)
-            if failed:
-                self.readers.pop(fd, None)
-                self.writers.pop(fd, None)
-            readable = mask & (select.POLLIN | select.POLLHUP | select.POLLERR)
-            if reader is not None and readable and (failed or self.readers.get(fd) == reader):
+            reader = self.readers.get(fd)
+            if reader is not None and mask != select.POLLOUT:
                 reader()
-            writable = mask & (select.POLLOUT | select.POLLHUP | select.POLLERR)
-            if writer is not None and writable and (failed or self.writers.get(fd) == writer):
+            writer = self.writers.get(fd)
+            if writer is not None and mask != select.POLLIN:
                 writer()
         return bool(soon or events)
 
