@@ -35,18 +35,30 @@ MAX_MEMFD_BYTES: Final = 64 * 1024 * 1024
 _LENGTH: Final = struct.Struct("!I")
 _FD_SPACE: Final = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 
-# kind -> {field: type}. The direction is in the comment: S supervisor, Z zygote, W slot, C control process, U a user's command.
+# kind -> {field: type}. The direction is in the comment: S supervisor, Z zygote, W slot, C control process, U a user's
+# command.
 KINDS: Final[dict[str, dict[str, type]]] = {
     # the beginning of a generation
     "HELLO": {  # Z -> S: what the supervisor must know of this generation, and the sockets it asks for
-        "epoch": int, "protocol": int, "codecs": dict, "supervisor_digest": str, "layout": int, "version": str,
-        "slots": int, "listeners": list, "deadlines": dict, "stats": list,
+        "epoch": int,
+        "protocol": int,
+        "codecs": dict,
+        "supervisor_digest": str,
+        "layout": int,
+        "version": str,
+        "slots": int,
+        "listeners": list,
+        "deadlines": dict,
+        "stats": list,
     },
-    "SOCKETS": {"sockets": list, "last": bool},  # S -> Z: [listener, address index, slot, listening]; fds in order
+    # S -> Z: [listener, address index, slot, listening, shared]; fds in order. Also before a SLOTS that needs more.
+    "SOCKETS": {"sockets": list, "last": bool},
     "SLAB": {"role": str, "slot": int},  # Z -> S: shared memory for a process that is about to be forked
-    "SLAB_IS": {"serial": int, "place": dict},  # S -> Z: where it lies
-    "FORKED": {"serial": int, "slot": int, "role": str, "pid": int},  # Z -> S
+    "SLAB_IS": {"role": str, "slot": int, "serial": int, "place": dict},  # S -> Z: where it lies
+    # Z -> S; fds: a copy of the zygote's end of the channel to it (the supervisor's if the zygote dies), its pidfd
+    "FORKED": {"serial": int, "slot": int, "role": str, "pid": int},
     "DIED": {"serial": int, "slot": int, "role": str, "pid": int, "status": int},  # Z -> S: reaped; fold its slab
+    "SLOT": {"serial": int, "state": str},  # Z -> S: how a slot or the control process is, for `hotproxy status`
     "READY": {},  # W -> Z, C -> Z: warm; Z -> S: every slot and the control process are
     "FAILED": {"why": str},  # Z -> S, W -> Z: this generation can't be; the process exits after it
     # whose turn it is to accept
@@ -59,7 +71,8 @@ KINDS: Final[dict[str, dict[str, type]]] = {
     "SHUT": {"sockets": list},  # S -> Z -> W: these listeners are removed: accept what waits, then shut them down
     "SHUT_DONE": {},  # W -> Z -> S: ... done
     # the end of a generation
-    "DRAIN": {"deadline_s": float},  # S -> Z -> W: leave when the last connection is gone, or at this CLOCK_MONOTONIC
+    # S -> Z -> W: leave when the last connection is gone, or at this CLOCK_MONOTONIC; 0: only say so (`hotproxy drain`)
+    "DRAIN": {"deadline_s": float},
     "UNDRAIN": {},  # S -> Z -> W: answer normally again (`hotproxy drain --undo`)
     "SLOTS": {"slots": int},  # S -> Z: from now on so many
     "REOPEN_LOGS": {},  # S -> Z -> W, C

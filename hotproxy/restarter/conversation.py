@@ -1,0 +1,185 @@
+"""What zygotes and slots say to the supervisor, and what their deaths mean."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Final
+
+from hotproxy.restarter.frames import PROTOCOL_VERSION, Channel, FrameError, Message
+from hotproxy.restarter.generation import Event, State
+from hotproxy.restarter.hello import HelloError, parse
+from hotproxy.restarter.live import Ears, LiveGeneration, Member
+from hotproxy.restarter.log import WARNING, log
+from hotproxy.restarter.spawn import describe_exit
+from hotproxy.shm.layout import LAYOUT_VERSION, ROLES, ShmError
+
+if TYPE_CHECKING:
+    from hotproxy.restarter.supervisor import Supervisor
+
+_STEPS: Final = {"READY": Event.READY, "ACCEPTING": Event.ACCEPTING, "ACCEPT_STOPPED": Event.ACCEPT_STOPPED,
+                 "SHUT_DONE": Event.SHUT_DONE}  # fmt: skip
+# In these states a generation that breaks the rules is refused; later it is only told so.
+_ON_TRIAL: Final = (State.STARTING, State.WARMING, State.OPENING)
+
+
+class Conversation:
+    """Hears all generations."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._ledger = supervisor.ledger
+        self.ears = Ears(self._on_message, self._on_bad_frame, self._on_member_message)
+
+    def _on_message(self, live: LiveGeneration, message: Message) -> None:
+        try:
+            if message.kind == "HELLO":
+                self._on_hello(live, message)
+            elif message.kind in _STEPS:
+                self._supervisor.handle(live, _STEPS[message.kind])
+            elif message.kind == "SLAB":
+                self._on_slab(live, message)
+            elif message.kind == "FORKED":
+                self._on_forked(live, message)
+            elif message.kind == "DIED":
+                self._on_died(live, message)
+            elif message.kind == "SLOT":
+                member = live.members.get(message.fields["serial"])
+                if member is not None:
+                    member.state = message.fields["state"][:20]
+            elif message.kind == "FAILED":
+                self._supervisor.blame(live, message.fields["why"])
+                self._supervisor.handle(live, Event.BROKEN)
+            elif message.kind == "UNKNOWN":
+                fields = message.fields
+                log(WARNING, f"generation {live.epoch} does not understand {fields['kind']}: {fields['why']}")
+            else:
+                self._refuse(live, message.kind, "not for the supervisor")
+        finally:
+            message.close_fds()
+
+    def _on_bad_frame(self, live: LiveGeneration, error: FrameError) -> None:
+        self._refuse(live, "?", str(error))
+
+    def _refuse(self, live: LiveGeneration, kind: str, why: str) -> None:
+        log(WARNING, f"a message of generation {live.epoch} was refused: {why}")
+        live.outbox.post("UNKNOWN", {"kind": kind, "why": why})
+        if live.state in _ON_TRIAL:
+            self._supervisor.blame(live, f"it breaks the protocol: {why}")
+            self._supervisor.handle(live, Event.BROKEN)
+
+    def _on_hello(self, live: LiveGeneration, message: Message) -> None:
+        if live.state is State.STARTING:
+            try:
+                hello = parse(message.fields)
+                if hello.epoch != live.epoch:
+                    raise HelloError(f"it says it is generation {hello.epoch}")
+                if hello.protocol != PROTOCOL_VERSION:
+                    raise HelloError(f"it speaks protocol {hello.protocol}, the supervisor {PROTOCOL_VERSION}")
+                if hello.layout != LAYOUT_VERSION:
+                    raise HelloError(f"its shared-memory layout is {hello.layout}, the supervisor's {LAYOUT_VERSION}")
+            except HelloError as error:
+                self._refuse(live, "HELLO", str(error))
+                return
+            live.hello = hello
+        self._supervisor.handle(live, Event.HELLO)
+
+    def _on_slab(self, live: LiveGeneration, message: Message) -> None:
+        role, slot = message.fields["role"], message.fields["slot"]
+        if live.hello is None or role not in ROLES or not 0 <= slot < 1 << 31:
+            self._refuse(live, "SLAB", f"no slab for {role[:20]!r} {slot}")
+            return
+        try:
+            serial, place = self._ledger.allocate(live.epoch, role, slot)
+        except ShmError as error:
+            log(WARNING, f"no slab for {role} {slot} of generation {live.epoch}: {error}")
+            self._refuse(live, "SLAB", str(error))
+            return
+        live.outbox.post("SLAB_IS", {"role": role, "slot": slot, "serial": serial, "place": place})
+
+    def _on_forked(self, live: LiveGeneration, message: Message) -> None:
+        fields = message.fields
+        if len(message.fds) != 2 or live.hello is None or fields["serial"] in live.members:
+            self._refuse(live, "FORKED", "it must be a new serial and carry a channel and a pidfd")
+            return
+        channel_fd, pidfd = message.fds
+        message.fds = []
+        channel = Channel(socket.socket(fileno=channel_fd))
+        member = Member(fields["serial"], fields["role"], fields["slot"], fields["pid"], channel, pidfd)
+        live.members[member.serial] = member
+        self._ledger.activate(member.serial, member.pid)
+        if live.state is State.FAILED:
+            member.kill()  # its generation was killed while it was being forked
+
+    def _on_died(self, live: LiveGeneration, message: Message) -> None:
+        member = live.members.get(message.fields["serial"])
+        if member is not None:
+            self._bury(live, member, message.fields["status"])
+
+    def _bury(self, live: LiveGeneration, member: Member, status: int) -> None:
+        del live.members[member.serial]
+        member.close()
+        self._ledger.fold(member.serial)
+        crashed = status != 0 and live.state is not State.FAILED
+        if crashed and member.role == "worker":
+            self._ledger.count_crash()
+        if not live.zygote_alive:
+            if member.role == "worker" and live.state is State.ORPHANED:
+                live.cover(member.slot)
+            self._answered(live, member)
+            if live.empty:
+                self._supervisor.handle(live, Event.EMPTY)
+
+    def _on_member_message(self, live: LiveGeneration, member: Member, message: Message) -> None:
+        """A slot whose zygote is dead answers us."""
+        message.close_fds()
+        if message.kind in ("ACCEPT_STOPPED", "SHUT_DONE"):
+            self._answered(live, member)
+
+    def _answered(self, live: LiveGeneration, member: Member) -> None:
+        if member.serial in live.awaiting:
+            live.awaiting.discard(member.serial)
+            if not live.awaiting:
+                answer = {State.YIELDING: Event.ACCEPT_STOPPED, State.SHUTTING: Event.SHUT_DONE}.get(live.state)
+                if answer is not None:
+                    self._supervisor.handle(live, answer)
+
+    def on_death(self, pid: int, status: int) -> None:
+        """A child of ours was reaped: a zygote, or somebody whom a dead zygote left."""
+        for live in self._supervisor.live_generations():
+            if live.zygote_alive and live.pid == pid:
+                self._on_zygote_death(live, status)
+                return
+            for member in list(live.members.values()):
+                if member.pid == pid and not live.zygote_alive:
+                    self._bury(live, member, status)
+                    return
+
+    def _on_zygote_death(self, live: LiveGeneration, status: int) -> None:
+        live.outbox.read()  # what it said before it died comes first
+        live.hear_stderr()
+        for member in list(live.members.values()):
+            if member.dead:
+                self._bury_unreaped(live, member)
+        live.zygote_alive = False
+        self._supervisor.blame(live, _epitaph(live, status))
+        live.take_over()
+        self._supervisor.handle(live, Event.ZYGOTE_DIED)
+        if live.empty:
+            self._supervisor.handle(live, Event.EMPTY)
+
+    def _bury_unreaped(self, live: LiveGeneration, member: Member) -> None:
+        """Reaped by its zygote, which died before it could say so; or a zombie that is ours now."""
+        try:
+            pid, status = os.waitpid(member.pid, os.WNOHANG)
+        except ChildProcessError:
+            pid, status = 0, 0
+        self._bury(live, member, status if pid else 0)
+
+
+def _epitaph(live: LiveGeneration, status: int) -> str:
+    words = live.last_words.decode(errors="replace").strip().splitlines()
+    how = describe_exit(status)
+    if live.hello is None:
+        return f"it died before it was ready: {how}" + (f": {words[-1]}" if words else "")
+    return f"its zygote died: {how}"

@@ -1,0 +1,137 @@
+"""What a generation tells the supervisor in HELLO: how many slots, which sockets, how long things may take.
+
+Both ends use these types; the supervisor checks every field, because a HELLO comes from code that is newer than it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+
+MAX_SLOTS: Final = 1024
+# A year and more: what "no limit" is as a number, so that deadlines stay ordinary arithmetic everywhere.
+NO_LIMIT_S: Final = 1e9
+
+
+class HelloError(Exception):
+    """A HELLO that makes no sense; says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class WantedAddress:
+    """One address to listen on. `text` is how the config spells it: the key under which its sockets live on.
+
+    `host` is numeric, or "" for every address of both families. `mode`, `owner`, `group` (numbers; -1: leave) are of
+    unix sockets only.
+    """
+
+    text: str
+    family: str  # "tcp" or "unix"
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    mode: int = -1
+    owner: int = -1
+    group: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class WantedListener:
+    """A listener's addresses. `shared`: one socket for all who accept, else one for each slot (SO_REUSEPORT)."""
+
+    name: str
+    addresses: tuple[WantedAddress, ...]
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long each step of this generation may take, in seconds; `drain_s` 0: no limit."""
+
+    ready_s: float = 30.0  # HELLO to READY
+    accept_s: float = 10.0  # ACCEPT_ON to ACCEPTING
+    # A slot that is stopped (SIGSTOP, debugger) never answers, and must not hold up its successor.
+    stop_accepting_s: float = 2.0  # ACCEPT_OFF to ACCEPT_STOPPED
+    shut_s: float = 2.0  # SHUT to SHUT_DONE
+    drain_s: float = 30.0  # DRAIN to gone
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """HELLO's fields, checked."""
+
+    epoch: int
+    slots: int
+    listeners: tuple[WantedListener, ...]
+    deadlines: Deadlines
+    stats: list[Any]
+    version: str
+    protocol: int
+    layout: int
+    supervisor_digest: str
+    codecs: dict[str, int]
+
+    def to_wire(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch, "slots": self.slots, "stats": self.stats, "version": self.version,
+            "protocol": self.protocol, "layout": self.layout, "supervisor_digest": self.supervisor_digest,
+            "codecs": self.codecs, "deadlines": asdict(self.deadlines),
+            "listeners": [asdict(listener) for listener in self.listeners],
+        }  # fmt: skip
+
+
+def parse(wire: Mapping[str, Any]) -> Hello:
+    """The fields of a HELLO frame (whose types `frames` has checked) as a Hello. Raises HelloError."""
+    if not 1 <= wire["slots"] <= MAX_SLOTS:
+        raise HelloError(f"{wire['slots']} slots, 1 to {MAX_SLOTS} are possible")
+    listeners = tuple(_listener(each) for each in wire["listeners"])
+    names = [listener.name for listener in listeners]
+    if len(set(names)) != len(names):
+        raise HelloError("two listeners have the same name")
+    return Hello(
+        wire["epoch"], wire["slots"], listeners, _filled(Deadlines, wire["deadlines"]), wire["stats"], wire["version"],
+        wire["protocol"], wire["layout"], wire["supervisor_digest"], wire["codecs"],
+    )  # fmt: skip
+
+
+def _listener(wire: Any) -> WantedListener:
+    listener = _filled(WantedListener, wire)
+    if not isinstance(listener.addresses, list):
+        raise HelloError(f"listener {listener.name!r} has no list of addresses")
+    addresses = tuple(_address(each) for each in listener.addresses)
+    return WantedListener(listener.name, addresses, listener.shared)
+
+
+def _address(wire: Any) -> WantedAddress:
+    address = _filled(WantedAddress, wire)
+    if address.family not in ("tcp", "unix"):
+        raise HelloError(f"address {address.text!r} is of the unknown family {address.family!r}")
+    if not 0 <= address.port <= 65535 or (address.family == "unix" and not address.path.startswith("/")):
+        raise HelloError(f"address {address.text!r} can't be bound")
+    return address
+
+
+_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "str": (str,), "int": (int,), "bool": (bool,), "float": (int, float), "tuple[WantedAddress, ...]": (list, tuple),
+}  # fmt: skip
+
+
+def _filled(kind: type[T], wire: Any) -> T:
+    """A dataclass from a map: unknown keys are ignored (a newer generation), wrong types refused."""
+    if not isinstance(wire, dict):
+        raise HelloError(f"{kind.__name__} is {type(wire).__name__}, not a map")
+    values = {}
+    for field in fields(kind):  # type: ignore[arg-type]
+        if field.name not in wire:
+            continue
+        value = wire[field.name]
+        if not isinstance(value, _TYPES[str(field.type)]):
+            raise HelloError(f"{kind.__name__}.{field.name} is {type(value).__name__}, not {field.type}")
+        values[field.name] = value
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise HelloError(f"{kind.__name__}: {error}") from None

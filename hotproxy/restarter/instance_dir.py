@@ -1,0 +1,41 @@
+"""The directory of an instance: its lock, which one supervisor holds."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from hotproxy.errors import EXIT_NOT_PERMITTED, EXIT_REFUSED, HotproxyError
+
+
+class InstanceLock:
+    """`<instance dir>/lock`, held by flock(2) for as long as the process lives; inside, its pid.
+
+    The descriptor is closed on exec, so that no zygote holds the lock of a supervisor that was killed.
+    """
+
+    __slots__ = ("_fd", "path")
+
+    def __init__(self, directory: Path, instance: str) -> None:
+        """Raises HotproxyError when another supervisor runs this instance: names its pid."""
+        self.path = directory / "lock"
+        try:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        except OSError as error:
+            raise HotproxyError(f"{self.path}: {error.strerror}", EXIT_NOT_PERMITTED) from None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip()
+            os.close(self._fd)
+            raise HotproxyError(
+                f"instance '{instance}' is already running (pid {holder or 'unknown'}, {self.path})", EXIT_REFUSED
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """At a clean end: the file goes first, while nobody else can hold it."""
+        self.path.unlink(missing_ok=True)
+        os.close(self._fd)

@@ -1,0 +1,125 @@
+"""What the supervisor keeps in shared memory: the segment, everybody's slabs, and its own counters.
+
+The segment is opened with the first HELLO, not before: a `hotproxy run` that fails over its config leaves the numbers
+of the last run where they were.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hotproxy.restarter.holders import parent_of
+from hotproxy.restarter.log import NOTICE, log
+from hotproxy.shm.cells import Slab
+from hotproxy.shm.layout import DRAINING, LIVE, ShmError, segment_name
+from hotproxy.shm.schema import from_wire
+from hotproxy.shm.segment import Segment
+from hotproxy.shm.server_stats import RESTARTS, RESTARTS_FAILED, WORKER_CRASHES, server_stats
+
+
+class Ledger:
+    """Methods raise ShmError where they say so; those that only count or look do nothing before `admit`."""
+
+    def __init__(self, instance: str, instance_dir: Path) -> None:
+        self.segment_name = segment_name(instance, str(instance_dir.parent))
+        self._segment: Segment | None = None
+        self._own: Slab | None = None
+        self._last_epoch = -1
+        self._strangers: set[int] = set()  # pids that a supervisor before this one left behind
+
+    def next_epoch(self) -> int:
+        """Above every epoch that this segment has seen, so that a generation after a crash is no namesake."""
+        if self._last_epoch < 0:
+            self._last_epoch = self._epoch_of_the_dead()
+        self._last_epoch += 1
+        if self._segment is not None:
+            self._segment.last_epoch = self._last_epoch
+        return self._last_epoch
+
+    def admit(self, stats: list[Any], version: str) -> None:
+        """Make room for a generation's statistics. Raises ShmError (SchemaError)."""
+        declared = from_wire(stats)
+        if self._segment is None:
+            self._segment = Segment.open_or_create(self.segment_name, version, lambda text: log(NOTICE, text))
+            self._segment.last_epoch = max(self._last_epoch, self._segment.last_epoch)
+            self._strangers = {entry.pid for entry in self._segment.entries() if entry.alive() and entry.pid}
+            self._segment.add_stats(server_stats())
+            self._own = self._segment.own_slab()
+        self._segment.add_stats(declared)
+
+    def allocate(self, epoch: int, role: str, slot: int) -> tuple[int, dict[str, int]]:
+        """A slab for a process that is about to be forked: its serial, and its place. Raises ShmError."""
+        place = self._open.allocate_slab(epoch, role, slot)
+        return place.serial, place.to_wire()
+
+    def activate(self, serial: int, pid: int) -> None:
+        self._open.activate_slab(serial, pid)
+
+    def fold(self, serial: int) -> None:
+        self._open.fold(serial)
+
+    def fold_strangers(self) -> None:
+        """Processes that are not our children tell nobody when they end: looked for while there are any."""
+        if self._strangers and self._segment is not None and self._segment.fold_the_dead():
+            self._strangers &= {entry.pid for entry in self._segment.entries()}
+
+    def is_survivor(self, pid: int) -> bool:
+        """True for a process that a killed supervisor left, and for the zygote of one."""
+        return pid in self._strangers or any(parent_of(each) == pid for each in self._strangers)
+
+    def serving(self, epoch: int, slots: int, version: str) -> None:
+        """The generation that accepts from now on."""
+        segment = self._open
+        segment.version = version
+        segment.epoch = epoch
+        segment.concurrency = slots
+        segment.state = LIVE
+
+    def draining(self, drains: bool) -> None:
+        if self._segment is not None:
+            self._segment.state = DRAINING if drains else LIVE
+
+    def count_restart(self, ok: bool) -> None:
+        self._count(RESTARTS if ok else RESTARTS_FAILED)
+
+    def count_crash(self) -> None:
+        self._count(WORKER_CRASHES)
+
+    def heartbeat_ns(self, serial: int) -> int:
+        vitals = self._segment.vitals(serial) if self._segment is not None else None
+        return vitals.heartbeat_ns if vitals is not None else 0
+
+    def connections(self, serial: int) -> int:
+        vitals = self._segment.vitals(serial) if self._segment is not None else None
+        return vitals.connections if vitals is not None else 0
+
+    def close(self) -> None:
+        """A clean stop: the segment stays, marked, for `hotproxy stats`."""
+        if self._segment is None or self._own is None:
+            return
+        own = self._own.serial
+        self._own.close()
+        self._segment.fold(own)
+        self._segment.epoch = 0
+        self._segment.mark_stopped()
+        self._segment.close()
+        self._segment = self._own = None
+
+    @property
+    def _open(self) -> Segment:
+        assert self._segment is not None, "no generation was admitted yet"
+        return self._segment
+
+    def _count(self, name: str) -> None:
+        if self._own is not None:
+            self._own.counter(name).inc()
+
+    def _epoch_of_the_dead(self) -> int:
+        try:
+            segment = Segment.attach(self.segment_name)
+        except ShmError:
+            return 0  # none, or one that `admit` will replace and say why
+        epoch = 0 if segment.stopped else segment.last_epoch
+        segment.close()
+        return epoch

@@ -1,0 +1,194 @@
+"""The processes of one generation, as the supervisor knows them: its zygote, its slots, its control process.
+
+While the zygote lives, everything goes through it. When it is dead the supervisor takes its place on the channels to
+the slots, of which it got copies in FORKED: no slot sees an end of its channel, and none needs another way to be told
+that a successor accepts. Only when supervisor *and* zygote are gone do the slots meet EOF, and are orphans.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hotproxy.restarter.frames import Channel, FrameError, Message
+from hotproxy.restarter.generation import State
+from hotproxy.restarter.hello import Hello
+from hotproxy.restarter.loop import Alarm, Loop
+from hotproxy.restarter.outbox import Outbox
+from hotproxy.restarter.sockets import Lease, OwnedSocket
+from hotproxy.restarter.spawn import TAIL_BYTES, Spawned
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A slot or the control process. `outbox` is there once its zygote is dead."""
+
+    serial: int
+    role: str
+    slot: int
+    pid: int
+    channel: Channel
+    pidfd: int
+    state: str = "starting"
+    outbox: Outbox | None = None
+
+    def kill(self) -> None:
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # dead, and reaped by its zygote, which says so
+
+    @property
+    def dead(self) -> bool:
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        if self.outbox is not None:
+            self.outbox.close()
+        self.channel.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+@dataclass(slots=True)
+class Ears:
+    """Who hears what the processes of a generation say."""
+
+    on_message: Callable[[LiveGeneration, Message], None]
+    on_bad_frame: Callable[[LiveGeneration, FrameError], None]
+    on_member_message: Callable[[LiveGeneration, Member, Message], None]
+
+
+@dataclass(slots=True, eq=False)
+class LiveGeneration:
+    """One generation. `members` by serial; `holders`: which slot accepts on which socket, once the zygote is dead."""
+
+    epoch: int
+    pid: int
+    outbox: Outbox
+    loop: Loop
+    ears: Ears
+    stderr: int
+    started_s: float
+    state: State = State.STARTING
+    zygote_alive: bool = True
+    hello: Hello | None = None
+    lease: Lease = field(default_factory=Lease)
+    slots: int = 0
+    members: dict[int, Member] = field(default_factory=dict)
+    removed: list[OwnedSocket] = field(default_factory=list)
+    why: str = ""
+    last_words: bytes = b""
+    alarm: Alarm | None = None
+    awaiting: set[int] = field(default_factory=set)
+    holders: dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def adopt(cls, epoch: int, spawned: Spawned, loop: Loop, ears: Ears) -> LiveGeneration:
+        """The generation of a zygote that was just started."""
+        live: LiveGeneration
+        outbox = Outbox(
+            spawned.channel,
+            loop,
+            lambda message: ears.on_message(live, message),
+            lambda error: ears.on_bad_frame(live, error),
+            lambda: None,  # its death is seen where it is reaped
+        )
+        live = cls(epoch, spawned.pid, outbox, loop, ears, spawned.stderr, loop.now_s())
+        loop.watch(spawned.stderr, live.hear_stderr)
+        return live
+
+    def hear_stderr(self) -> None:
+        """What the interpreter itself says, passed on and remembered."""
+        while self.stderr >= 0:
+            try:
+                data = os.read(self.stderr, 65536)
+            except BlockingIOError:
+                return
+            if not data:
+                self._close_stderr()
+                return
+            self.last_words = (self.last_words + data)[-TAIL_BYTES:]
+            try:
+                os.write(2, data)
+            except OSError:
+                pass  # our own stderr is gone
+
+    @property
+    def slot_members(self) -> list[Member]:
+        return [member for member in self.members.values() if member.role == "worker"]
+
+    @property
+    def empty(self) -> bool:
+        return not self.zygote_alive and not self.members
+
+    def tell(self, kind: str, fields: Mapping[str, Any] | None = None, fds: Sequence[int] = ()) -> None:
+        """The zygote, or all whom it leaves behind."""
+        if self.zygote_alive:
+            self.outbox.post(kind, fields, fds)
+            return
+        for member in self.members.values():
+            if member.outbox is not None:
+                member.outbox.post(kind, fields, fds)
+
+    def ask_slots(self) -> None:
+        """The next answer is complete when every slot has given it (without a zygote that adds them up)."""
+        self.awaiting = set() if self.zygote_alive else {member.serial for member in self.slot_members}
+
+    def take_over(self) -> None:
+        """The zygote is dead: from now on the channels to its children are ours."""
+        for member in self.members.values():
+            self._listen_to(member)
+        self.holders = {id(owned): owned.slot % max(self.slots, 1) for owned in self.lease.sockets if not owned.shared}
+
+    def cover(self, dead_slot: int) -> None:
+        """A slot without a zygote is dead and won't come back: another one accepts on its sockets."""
+        left = self.slot_members
+        mine = [owned for owned in self.lease.sockets if self.holders.get(id(owned)) == dead_slot]
+        if left and mine:
+            self.give(left[0], mine)
+
+    def give(self, member: Member, sockets: Sequence[OwnedSocket]) -> None:
+        for owned in sockets:
+            self.holders[id(owned)] = member.slot
+        if member.outbox is not None:
+            wires = [self.lease.wire(owned) for owned in sockets]
+            member.outbox.post("ADOPT", {"sockets": wires}, [owned.sock.fileno() for owned in sockets])
+
+    def kill(self) -> None:
+        """Every process, at once."""
+        if self.zygote_alive:
+            os.kill(self.pid, signal.SIGKILL)  # our child: its pid is its own until we reap it
+        for member in self.members.values():
+            member.kill()
+
+    def close(self) -> None:
+        if self.alarm is not None:
+            self.alarm.cancel()
+        self.outbox.close()
+        self._close_stderr()
+        for member in self.members.values():
+            member.close()
+        self.members.clear()
+
+    def _listen_to(self, member: Member) -> None:
+        member.outbox = Outbox(
+            member.channel,
+            self.loop,
+            lambda message: self.ears.on_member_message(self, member, message),
+            lambda error: self.ears.on_bad_frame(self, error),
+            lambda: None,
+        )
+
+    def _close_stderr(self) -> None:
+        if self.stderr >= 0:
+            self.loop.unwatch(self.stderr)
+            os.close(self.stderr)
+            self.stderr = -1

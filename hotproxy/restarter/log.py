@@ -1,0 +1,42 @@
+"""One line at a time to stderr, for supervisor, zygote, slots and control process: under systemd with its priority.
+
+With JOURNAL_STREAM set (systemd.exec(5)), stderr is the journal, which reads a `<n>` prefix as the priority
+(sd-daemon(3)) and adds time and process itself; elsewhere a line begins with the time and the process.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Final
+
+ERROR: Final = "error"
+WARNING: Final = "warning"
+NOTICE: Final = "notice"
+INFO: Final = "info"
+DEBUG: Final = "debug"
+
+_PRIORITY: Final = {ERROR: 3, WARNING: 4, NOTICE: 5, INFO: 6, DEBUG: 7}  # syslog(3)
+_JOURNAL: Final = "JOURNAL_STREAM" in os.environ
+_process = "hotproxy"
+
+
+def name_process(name: str) -> None:
+    """What the lines of this process begin with: "supervisor", "zygote 3", "worker 3/0"."""
+    global _process
+    _process = name
+
+
+def log(level: str, text: str) -> None:
+    """Write `text`, each of its lines as one; a stderr that is gone or full loses it, nothing else."""
+    if _JOURNAL:
+        head = f"<{_PRIORITY[level]}>{_process}: "
+    else:
+        now_s = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_s))
+        head = f"{stamp}.{int(now_s * 1000) % 1000:03}Z {level} {_process}: "
+    lines = "".join(f"{head}{line}\n" for line in text.splitlines() or [""])
+    try:
+        os.write(2, lines.encode(errors="replace"))
+    except OSError:
+        pass  # there is nobody left to tell

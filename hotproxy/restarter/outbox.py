@@ -1,0 +1,99 @@
+"""A channel that never refuses: what the other end can't take yet waits here, in order, with its descriptors.
+
+A zygote or slot that is stopped (SIGSTOP, debugger) does not read. Whoever talks to it must neither block nor lose a
+message; deadlines decide what becomes of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull, FrameError, Message
+from hotproxy.restarter.loop import Loop
+
+# More than this many undelivered messages never happens to a process that lives; then it is as good as dead.
+MAX_WAITING: Final = 1000
+
+
+class Outbox:
+    """Owns `channel`. `on_message` gets every message (and owns its descriptors), `on_closed` comes once, at EOF."""
+
+    __slots__ = ("_loop", "_on_bad_frame", "_on_closed", "_on_message", "_waiting", "channel")
+
+    def __init__(
+        self,
+        channel: Channel,
+        loop: Loop,
+        on_message: Callable[[Message], None],
+        on_bad_frame: Callable[[FrameError], None],
+        on_closed: Callable[[], None],
+    ) -> None:
+        self.channel = channel
+        self._loop = loop
+        self._waiting: deque[tuple[str, Mapping[str, Any], list[int]]] = deque()
+        self._on_message = on_message
+        self._on_bad_frame = on_bad_frame
+        self._on_closed = on_closed
+        loop.watch(channel, self.read)
+
+    @property
+    def open(self) -> bool:
+        return self.channel.fileno() >= 0
+
+    def post(self, kind: str, fields: Mapping[str, Any] | None = None, fds: Sequence[int] = ()) -> None:
+        """Send now or as soon as it fits; to a channel that is closed, nothing."""
+        if not self.open:
+            return
+        if not self._waiting:
+            try:
+                self.channel.send(kind, fields, fds)
+                return
+            except ChannelClosed:
+                return  # EOF follows, with whatever the other end said before it
+            except ChannelFull:
+                self._loop.watch_write(self.channel, self._flush)
+        if len(self._waiting) < MAX_WAITING:
+            self._waiting.append((kind, fields or {}, [os.dup(fd) for fd in fds]))
+
+    def read(self) -> None:
+        """Everything that has arrived, to EAGAIN or EOF."""
+        while self.open:
+            try:
+                message = self.channel.receive()
+            except FrameError as error:
+                self._on_bad_frame(error)
+                continue
+            except ChannelClosed:
+                self.close()
+                self._on_closed()
+                return
+            if message is None:
+                return
+            self._on_message(message)
+
+    def close(self) -> None:
+        """Lets go of the channel; `on_closed` is not called."""
+        if not self.open:
+            return
+        self._loop.unwatch(self.channel)
+        self.channel.close()
+        while self._waiting:
+            for fd in self._waiting.popleft()[2]:
+                os.close(fd)
+
+    def _flush(self) -> None:
+        while self._waiting:
+            kind, fields, fds = self._waiting[0]
+            try:
+                self.channel.send(kind, fields, fds)
+            except ChannelFull:
+                return
+            except ChannelClosed:
+                break
+            self._waiting.popleft()
+            for fd in fds:
+                os.close(fd)
+        self._loop.watch_write(self.channel, None)

@@ -1,0 +1,185 @@
+r"""Hot restarts, one at a time: who asked, which generation it is about, and how it ended.
+
+idle --request--> (room: at most 3 live) --> starting --it serves, its predecessor yielded--> idle
+  ^                                             \--it failed----------------------------------/
+a request while one runs is queued, depth one: the config that is read last wins, all who asked get its outcome
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from hotproxy.restarter.commands import Caller
+from hotproxy.restarter.generation import State
+from hotproxy.restarter.live import LiveGeneration
+from hotproxy.restarter.log import ERROR, NOTICE, log
+from hotproxy.restarter.loop import Alarm, Loop
+
+# Two that accept and one that still drains; before a fourth is started the oldest must be gone.
+MAX_LIVE: Final = 3
+# A generation whose zygote died is started afresh at once; when that fails, again after 1 s, 2 s ... 30 s.
+REPLACE_S: Final = 1.0
+REPLACE_MAX_S: Final = 30.0
+
+
+class Plane(Protocol):
+    """What the restarts need of the supervisor."""
+
+    def start_generation(self) -> LiveGeneration | str: ...  # or why it can't even be started
+
+    def live_generations(self) -> list[LiveGeneration]: ...  # oldest first
+
+    def expire(self, live: LiveGeneration) -> None: ...
+
+    def abort(self, live: LiveGeneration, why: str) -> None: ...
+
+    def restart_began(self) -> None: ...
+
+    def restart_ended(self, outcome: Outcome) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    ok: bool
+    reason: str
+    duration_ms: int
+
+    def to_wire(self) -> dict[str, Any]:
+        return {"ok": self.ok, "reason": self.reason, "moved": 0, "ms": self.duration_ms}
+
+
+@dataclass(slots=True)
+class Restart:
+    began_s: float
+    callers: list[Caller] = field(default_factory=list)
+    timeout_s: float = 0.0  # 0: the generation's own deadlines alone
+    generation: LiveGeneration | None = None
+    predecessor: int = 0  # its epoch; 0: none
+    patience: Alarm | None = None
+
+
+class Restarts:
+    """Single-flight. `last` is how the last one ended."""
+
+    def __init__(self, loop: Loop, plane: Plane) -> None:
+        self._loop = loop
+        self._plane = plane
+        self._current: Restart | None = None
+        self._queued: Restart | None = None
+        self._replacing: Alarm | None = None
+        self._replace_s = 0.0
+        self._closed = False
+        self._started = False  # the first start is no restart
+        self.last: Outcome | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._current is not None
+
+    def request(self, caller: Caller | None = None, timeout_s: float = 0.0) -> None:
+        if self._closed:
+            if caller is not None:
+                caller.answer(False, "the supervisor is stopping")
+            return
+        if self._current is None:
+            self._current = Restart(self._loop.now_s())
+            restart = self._current
+        else:
+            if self._queued is None:
+                self._queued = Restart(self._loop.now_s())
+            restart = self._queued
+        if caller is not None:
+            restart.callers.append(caller)
+        # The least patient of those who asked together decides.
+        restart.timeout_s = min(restart.timeout_s or timeout_s, timeout_s or restart.timeout_s)
+        if restart is self._current:
+            self._begin(restart)
+
+    def replace(self) -> None:
+        """The accepting generation lost its zygote: start it afresh, unless a restart does that anyway."""
+        if self._current is not None or self._closed or self._replacing is not None:
+            return
+        self._replacing = self._loop.after(self._replace_s, self._replace_now)
+        self._replace_s = min(max(self._replace_s * 2, REPLACE_S), REPLACE_MAX_S)
+
+    def serves(self, live: LiveGeneration, has_predecessor: bool) -> None:
+        """`live` accepts. The restart ends when its predecessor has yielded."""
+        if self._current is not None and self._current.generation is live:
+            self._replace_s = 0.0
+            if not has_predecessor:
+                self.yielded()
+
+    def yielded(self) -> None:
+        restart = self._current
+        if restart is not None and restart.generation is not None:
+            change = f"generation {restart.predecessor} -> {restart.generation.epoch}"
+            if not restart.predecessor:
+                change = f"generation {restart.generation.epoch}"
+            self._end(restart, True, change)
+
+    def failed(self, live: LiveGeneration) -> None:
+        if self._current is not None and self._current.generation is live:
+            self._end(self._current, False, live.why)
+
+    def gone(self) -> None:
+        """A generation has left: there may be room for the one that waits."""
+        if self._current is not None and self._current.generation is None:
+            self._begin(self._current)
+
+    def close(self) -> None:
+        """The supervisor stops: nothing is started any more, who waits is told."""
+        self._closed = True
+        if self._replacing is not None:
+            self._replacing.cancel()
+        for restart in (self._current, self._queued):
+            for caller in restart.callers if restart else ():
+                caller.answer(False, "the supervisor is stopping")
+            if restart is not None and restart.patience is not None:
+                restart.patience.cancel()
+        self._current = self._queued = None
+
+    def _replace_now(self) -> None:
+        self._replacing = None
+        if self._current is None:
+            self.request()
+
+    def _begin(self, restart: Restart) -> None:
+        live = self._plane.live_generations()
+        if len(live) >= MAX_LIVE:
+            leaving = [each for each in live if each.state not in (State.ACTIVE, State.ORPHANED)]
+            self._plane.expire((leaving or live)[0])
+            return
+        self._plane.restart_began()
+        restart.began_s = self._loop.now_s()
+        accepting = [each.epoch for each in live if each.state in (State.ACTIVE, State.ORPHANED)]
+        restart.predecessor = accepting[-1] if accepting else 0
+        started = self._plane.start_generation()
+        if isinstance(started, str):
+            self._end(restart, False, started)
+            return
+        restart.generation = started
+        if restart.timeout_s > 0.0:
+            restart.patience = self._loop.after(restart.timeout_s, lambda: self._out_of_patience(restart))
+
+    def _out_of_patience(self, restart: Restart) -> None:
+        if self._current is restart and restart.generation is not None:
+            self._plane.abort(restart.generation, f"it does not serve within the {restart.timeout_s:g} s given")
+
+    def _end(self, restart: Restart, ok: bool, text: str) -> None:
+        duration_ms = round((self._loop.now_s() - restart.began_s) * 1000)
+        if restart.patience is not None:
+            restart.patience.cancel()
+        reason = f"{text} ok in {duration_ms} ms" if ok else text
+        log(NOTICE if ok else ERROR, f"restart: {reason}" if ok else f"restart refused: {reason}")
+        outcome = Outcome(ok, reason, duration_ms)
+        self._current = None
+        if self._started:
+            self.last = outcome
+        self._started = True
+        self._plane.restart_ended(outcome)
+        for caller in restart.callers:
+            caller.answer(ok, reason, {"last_restart": outcome.to_wire()})
+        if self._queued is not None and not self._closed:
+            self._current, self._queued = self._queued, None
+            self._begin(self._current)

@@ -1,0 +1,210 @@
+r"""The listening sockets, from the first bind to the last close: they outlive every generation.
+
+A socket is known by its *identity* (the address as the config spells it; with port 0 also the listener) and its slot.
+So a reload finds it again, whatever the listener is called by then, and `127.0.0.1:0` keeps the port it got.
+
+    acquire   a generation's listeners: what is here already, and what is new, bound but not listening
+    commit    the generation accepts: what it no longer names is handed back as removed
+    discard   it failed: what it brought and nobody listens on is closed; the rest is for its predecessor, or shut down
+
+Nothing listens here: a socket that listens while nobody accepts takes its share of the connections (95 of 200
+were seen) and answers none. The slot calls listen() immediately before it accepts.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hotproxy.restarter.bind import BindRefused, OursAsker, UnixPath, bind_tcp, bind_unix
+from hotproxy.restarter.hello import Hello, WantedAddress
+
+Identity = str
+
+
+@dataclass(slots=True, eq=False)
+class OwnedSocket:
+    """One socket. `path` is set for unix sockets."""
+
+    identity: Identity
+    slot: int
+    shared: bool
+    sock: socket.socket
+    path: UnixPath | None = None
+
+    @property
+    def listening(self) -> bool:
+        """Asked of the kernel, because a slot that died may or may not have called listen()."""
+        return bool(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+    def close(self) -> None:
+        self.sock.close()
+        if self.path is not None:
+            self.path.remove()
+
+    def shut(self) -> None:
+        """No connection can arrive any more, whoever holds a copy; then close. Again: nothing."""
+        if self.sock.fileno() < 0:
+            return
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError as error:
+            if error.errno not in (errno.ENOTCONN, errno.EINVAL):  # it never listened, or was shut down already
+                raise
+        self.close()
+
+
+@dataclass(slots=True)
+class Lease:
+    """What one generation was given. `names`: identity -> (listener, address index), in its own words."""
+
+    names: dict[Identity, tuple[str, int]] = field(default_factory=dict)
+    sockets: list[OwnedSocket] = field(default_factory=list)
+    created: list[OwnedSocket] = field(default_factory=list)
+
+    def wire(self, owned: OwnedSocket) -> list[Any]:
+        """How a message to this generation names the socket."""
+        listener, index = self.names[owned.identity]
+        return [listener, index, owned.slot, owned.listening, owned.shared]
+
+
+class SocketTable:
+    """All of them. `is_ours(pid)` says whether a process belongs to this instance (one that a dead supervisor left)."""
+
+    def __init__(self, is_ours: OursAsker) -> None:
+        self._is_ours = is_ours
+        self._sockets: dict[tuple[Identity, int], OwnedSocket] = {}
+
+    def __len__(self) -> int:
+        return len(self._sockets)
+
+    def acquire(self, hello: Hello) -> Lease:
+        """The sockets that `hello` asks for. Raises BindRefused; then nothing has changed."""
+        lease = Lease()
+        try:
+            for listener in hello.listeners:
+                for index, address in enumerate(listener.addresses):
+                    shared = listener.shared or address.family == "unix"
+                    identity = _identity(listener.name, address)
+                    if identity in lease.names:
+                        other = lease.names[identity][0]
+                        raise BindRefused(f"listeners '{other}' and '{listener.name}' both want {address.text}")
+                    lease.names[identity] = (listener.name, index)
+                    try:
+                        self._acquire_address(lease, identity, address, 1 if shared else hello.slots, shared)
+                    except BindRefused as refused:
+                        raise BindRefused(f"listener '{listener.name}': {refused}") from None
+        except BindRefused:
+            for owned in lease.created:
+                self._forget(owned)
+                owned.close()
+            raise
+        return lease
+
+    def grow(self, lease: Lease, hello: Hello, slots: int) -> list[OwnedSocket]:
+        """More slots for a generation that accepts already; answers the sockets that are new to it."""
+        before = set(map(id, lease.sockets))
+        created = len(lease.created)
+        lease.sockets = []
+        try:
+            for listener in hello.listeners:
+                for address in listener.addresses:
+                    if not (listener.shared or address.family == "unix"):
+                        self._acquire_address(lease, _identity(listener.name, address), address, slots, False)
+                    else:
+                        lease.sockets += self._of(_identity(listener.name, address))
+        except BindRefused:
+            for owned in lease.created[created:]:
+                self._forget(owned)
+                owned.close()
+            del lease.created[created:]
+            raise
+        return [owned for owned in lease.sockets if id(owned) not in before]
+
+    def commit(self, lease: Lease) -> list[OwnedSocket]:
+        """The generation accepts. Answers the sockets of addresses that it does not name; they are still open."""
+        lease.created.clear()
+        for owned in lease.sockets:
+            if owned.path is not None:
+                owned.path.publish()
+        return [owned for owned in self._sockets.values() if owned.identity not in lease.names]
+
+    def discard(self, lease: Lease, names: Iterable[Identity]) -> list[OwnedSocket]:
+        """The generation failed. Answers those that may listen, and that a predecessor with `names` must adopt."""
+        adopted = []
+        known = set(names)
+        for owned in lease.created:
+            if not owned.listening:
+                self._forget(owned)
+                owned.close()
+            elif owned.identity in known:
+                adopted.append(owned)
+            else:
+                self.shut(owned)
+        lease.created.clear()
+        return adopted
+
+    def all(self) -> list[OwnedSocket]:
+        return list(self._sockets.values())
+
+    def shut(self, owned: OwnedSocket) -> None:
+        self._forget(owned)
+        owned.shut()
+
+    def close(self) -> None:
+        """At the supervisor's end: no file of a unix socket is left."""
+        for owned in list(self._sockets.values()):
+            self.shut(owned)
+
+    def bound(self, lease: Lease, listener: str) -> list[str]:
+        """The addresses of a listener as they are bound: "127.0.0.1:40123", "unix:/run/x.sock"."""
+        found: dict[str, None] = {}
+        for owned in lease.sockets:
+            if lease.names.get(owned.identity, ("", 0))[0] == listener and owned.sock.fileno() >= 0:
+                found[bound_text(owned)] = None
+        return list(found)
+
+    def _acquire_address(
+        self, lease: Lease, identity: Identity, address: WantedAddress, slots: int, shared: bool
+    ) -> None:
+        here = self._of(identity)
+        lease.sockets += here
+        port = here[0].sock.getsockname()[1] if here and address.family == "tcp" else address.port
+        taken = {owned.slot for owned in here}
+        for slot in range(slots):
+            if slot in taken:
+                continue
+            if address.family == "unix":
+                sock, path = bind_unix(address, self._is_ours)
+                owned = OwnedSocket(identity, slot, True, sock, path)
+            else:
+                first = not here and slot == 0
+                sock = bind_tcp(address, port, self._is_ours if first and port != 0 else None)
+                port = sock.getsockname()[1]
+                owned = OwnedSocket(identity, slot, shared, sock)
+            self._sockets[identity, slot] = owned
+            lease.sockets.append(owned)
+            lease.created.append(owned)
+
+    def _of(self, identity: Identity) -> list[OwnedSocket]:
+        found = [owned for owned in self._sockets.values() if owned.identity == identity]
+        return sorted(found, key=lambda owned: owned.slot)
+
+    def _forget(self, owned: OwnedSocket) -> None:
+        self._sockets.pop((owned.identity, owned.slot), None)
+
+
+def _identity(listener: str, address: WantedAddress) -> Identity:
+    if address.family == "tcp" and address.port == 0:
+        return f"{listener}/{address.text}"  # every ":0" is a port of its own
+    return address.text
+
+
+def bound_text(owned: OwnedSocket) -> str:
+    if owned.path is not None:
+        return f"unix:{owned.path.path}"
+    host, port = owned.sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,66 @@
+"""The answer to `hotproxy status`: generations, their processes, the bound addresses, how the last restart went."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from hotproxy.restarter.generation import State
+from hotproxy.restarter.live import LiveGeneration
+
+if TYPE_CHECKING:
+    from hotproxy.restarter.supervisor import Supervisor
+
+
+def status_of(supervisor: Supervisor) -> dict[str, Any]:
+    """CONTRACT's JSON, msgpack-able."""
+    generations = supervisor.live_generations()
+    serving = [live for live in generations if live.state in (State.ACTIVE, State.ORPHANED)]
+    last = supervisor.restarts.last
+    return {
+        "pid": os.getpid(),
+        "instance": supervisor.options.instance,
+        "config": supervisor.options.config,
+        "state": _state(supervisor, bool(serving)),
+        "epoch": serving[-1].epoch if serving else 0,
+        "uptime_s": round(supervisor.loop.now_s() - supervisor.started_s, 3),
+        "generations": [_generation(supervisor, live) for live in generations],
+        "listeners": _listeners(supervisor, serving[-1]) if serving else [],
+        "last_restart": last.to_wire() if last is not None else {},
+    }
+
+
+def _state(supervisor: Supervisor, serves: bool) -> str:
+    """Envoy's words (admin/v3/server_info.proto)."""
+    if supervisor.stopping or supervisor.soft_drain:
+        return "DRAINING"
+    return "LIVE" if serves else "INITIALIZING"
+
+
+def _generation(supervisor: Supervisor, live: LiveGeneration) -> dict[str, Any]:
+    control = next((member.pid for member in live.members.values() if member.role == "control"), 0)
+    slots = sorted(live.slot_members, key=lambda member: (member.slot, member.serial))
+    return {
+        "epoch": live.epoch,
+        "state": live.state.value,
+        "pid": live.pid,
+        "slots": [
+            {
+                "slot": member.slot,
+                "pid": member.pid,
+                "state": member.state,
+                "connections": supervisor.ledger.connections(member.serial),
+            }
+            for member in slots
+        ],
+        "control": {"pid": control},
+    }
+
+
+def _listeners(supervisor: Supervisor, live: LiveGeneration) -> list[dict[str, Any]]:
+    if live.hello is None:
+        return []
+    return [
+        {"name": listener.name, "addresses": supervisor.sockets.bound(live.lease, listener.name)}
+        for listener in live.hello.listeners
+    ]

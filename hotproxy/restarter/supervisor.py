@@ -1,0 +1,403 @@
+"""The supervisor: signals, commands and the messages of generations in; sockets, shared memory and processes out.
+
+What happens to a generation stands in `generation` (a table), to a restart in `restarts`. Here is what each action
+means, and the loop that ties them together. It never reads the config and never imports the data plane.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hotproxy.errors import EXIT_OK, EXIT_REFUSED, HotproxyError
+from hotproxy.restarter.actions import Actions
+from hotproxy.restarter.bind import BindRefused
+from hotproxy.restarter.commands import Caller, CommandSocket
+from hotproxy.restarter.conversation import Conversation
+from hotproxy.restarter.generation import ACCEPTING_STATES, Event, State, step
+from hotproxy.restarter.heartbeats import TICK_S, Heartbeats
+from hotproxy.restarter.hello import MAX_SLOTS
+from hotproxy.restarter.instance_dir import InstanceLock
+from hotproxy.restarter.kernel import become_subreaper, set_process_name
+from hotproxy.restarter.ledger import Ledger
+from hotproxy.restarter.live import LiveGeneration
+from hotproxy.restarter.log import ERROR, INFO, NOTICE, WARNING, log, name_process
+from hotproxy.restarter.loop import Loop
+from hotproxy.restarter.restarts import Outcome, Restarts
+from hotproxy.restarter.sockets import SocketTable
+from hotproxy.restarter.spawn import spawn
+from hotproxy.restarter.status import status_of
+from hotproxy.restarter.systemd import Notifier
+
+# Before HELLO nothing is known of a generation's own deadlines: interpreter, imports, config.
+HELLO_S: Final = 30.0
+# How long a process gets to be dead after SIGKILL, at a stop that must not wait for anybody.
+AT_ONCE_S: Final = 1.0
+
+SIGNALS: Final = (
+    signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN,
+    signal.SIGTTOU, signal.SIGWINCH, signal.SIGCHLD,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `hotproxy run` was told. `workers` 0: the config decides."""
+
+    config: str
+    instance: str
+    instance_dir: Path
+    workers: int = 0
+
+
+class Supervisor:
+    """One instance. `zygote_command` is executed for each generation, with its arguments appended."""
+
+    def __init__(self, options: Options, zygote_command: Sequence[str]) -> None:
+        self.options = options
+        self._zygote_command = list(zygote_command)
+        self.loop = Loop(selectors.DefaultSelector())
+        self.ledger = Ledger(options.instance, options.instance_dir)
+        self.sockets = SocketTable(self._is_ours)
+        self.restarts = Restarts(self.loop, self)
+        self.notifier = Notifier()
+        self.started_s = self.loop.now_s()
+        self._generations: list[LiveGeneration] = []
+        self._events: deque[tuple[LiveGeneration, Event]] = deque()
+        self._handling = False
+        self._actions = Actions(self)
+        self._conversation = Conversation(self)
+        self._heartbeats = Heartbeats()
+        self._stop_callers: list[Caller] = []
+        self.stopping = False
+        self.soft_drain = False  # `hotproxy drain`: every answer says Connection: close, generations to come too
+        self.stop_by_s = 0.0  # CLOCK_MONOTONIC; 0: each generation's own drain_timeout
+        self._served = False
+        self._exit_code = EXIT_OK
+
+    def run(self) -> int:
+        """Until the end; the exit code. Raises HotproxyError when it can't begin."""
+        lock = InstanceLock(self.options.instance_dir, self.options.instance)
+        name_process("supervisor")
+        set_process_name("hotproxy: supervisor")
+        become_subreaper()
+        self._hear_signals()
+        try:
+            self._commands = CommandSocket(self.options.instance_dir / "supervisor.sock", self.loop, self._on_command)
+        except OSError as error:
+            lock.release()
+            raise HotproxyError(f"{self.options.instance_dir / 'supervisor.sock'}: {error.strerror}") from None
+        self._tick()
+        if self.notifier.watchdog_s > 0.0:
+            self._pet()
+        self.restarts.request()
+        self.loop.run()
+        self.sockets.close()
+        for caller in self._stop_callers:
+            caller.answer(True, "stopped")
+        self._commands.close()
+        self.ledger.close()
+        self.notifier.close()
+        lock.release()
+        return self._exit_code
+
+    # --- generations ---
+
+    def handle(self, live: LiveGeneration, event: Event) -> None:
+        """Take the step; events that actions cause follow it, never interrupt it."""
+        self._events.append((live, event))
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._events:
+                self._step(*self._events.popleft())
+        finally:
+            self._handling = False
+
+    def _step(self, live: LiveGeneration, event: Event) -> None:
+        before = live.state
+        live.state, actions = step(before, event)
+        if live.state is not before:
+            if live.alarm is not None:
+                live.alarm.cancel()
+            self._set_deadline(live)
+        for action in actions:
+            self._actions.do(action, live, event)
+
+    def _set_deadline(self, live: LiveGeneration) -> None:
+        if live.hello is None or live.state in (State.ACTIVE, State.ORPHANED, State.FAILED, State.GONE):
+            return
+        deadlines = live.hello.deadlines
+        delay_s = {
+            State.WARMING: deadlines.ready_s,
+            State.OPENING: deadlines.accept_s,
+            State.YIELDING: deadlines.stop_accepting_s,
+            State.SHUTTING: deadlines.shut_s,
+        }.get(live.state)
+        if delay_s is not None:  # a draining one gets its deadline where it is told to drain
+            self.set_alarm(live, delay_s)
+
+    def set_alarm(self, live: LiveGeneration, delay_s: float) -> None:
+        if live.alarm is not None:
+            live.alarm.cancel()
+        live.alarm = self.loop.after(delay_s, lambda: self._too_late(live, delay_s))
+
+    def _too_late(self, live: LiveGeneration, delay_s: float) -> None:
+        waited_for = {
+            State.STARTING: "it did not say HELLO",
+            State.WARMING: "its slots were not ready",
+            State.OPENING: "its slots did not accept",
+        }
+        if (what := waited_for.get(live.state)) is not None:
+            self.blame(live, f"{what} within {delay_s:g} s")
+        self.handle(live, Event.DEADLINE)
+
+    def blame(self, live: LiveGeneration, why: str) -> None:
+        """The first reason is the cause; what follows from it is not."""
+        live.why = live.why or f"generation {live.epoch}: {why}"
+
+    def predecessor(self, live: LiveGeneration) -> LiveGeneration | None:
+        """The youngest other generation that accepts for good."""
+        for other in reversed(self._generations):
+            if other is not live and other.state in (State.ACTIVE, State.ORPHANED):
+                return other
+        return None
+
+    def start_generation(self) -> LiveGeneration | str:
+        epoch = self.ledger.next_epoch()
+        options = self.options
+        arguments = ["--epoch", str(epoch), "--config", options.config, "--segment", self.ledger.segment_name]
+        arguments += ["--instance-dir", str(options.instance_dir)]
+        if options.workers:
+            arguments += ["--workers", str(options.workers)]
+        try:
+            spawned = spawn(self._zygote_command, arguments)
+        except OSError as error:
+            why = f"generation {epoch}: {self._zygote_command[0]} can't be run: {error.strerror}"
+            if not self._served:
+                self.give_up(why)
+            return why
+        live = LiveGeneration.adopt(epoch, spawned, self.loop, self._conversation.ears)
+        self._generations.append(live)
+        self.set_alarm(live, HELLO_S)
+        return live
+
+    def live_generations(self) -> list[LiveGeneration]:
+        return list(self._generations)
+
+    def expire(self, live: LiveGeneration) -> None:
+        self.handle(live, Event.EXPIRE)
+
+    def abort(self, live: LiveGeneration, why: str) -> None:
+        self.blame(live, why)
+        self.handle(live, Event.BROKEN)
+
+    def serves(self, live: LiveGeneration) -> None:
+        """It accepts: everybody else who accepted yields to it."""
+        self._served = True
+        if self.soft_drain:
+            self._actions.say_soft_drain(live)
+            self.ledger.draining(True)
+        others = [other for other in self._generations if other is not live and other.state in ACCEPTING_STATES]
+        for other in others:
+            self.handle(other, Event.RETIRE)
+        self.restarts.serves(live, bool(others))
+
+    def failed(self, live: LiveGeneration) -> None:
+        if not self._served:
+            self.give_up(live.why)
+        self.restarts.failed(live)
+        self._keep_serving()
+
+    def give_up(self, why: str) -> None:
+        """The first generation can't be: `hotproxy run` ends, and its user reads why, as it was said."""
+        self._exit_code = EXIT_REFUSED
+        print(why, file=sys.stderr, flush=True)
+        self.stopping = True
+        self.restarts.close()
+        self._end_if_empty()
+
+    def forget(self, live: LiveGeneration) -> None:
+        self._generations.remove(live)
+        live.close()
+        log(INFO, f"generation {live.epoch} is gone")
+        self.restarts.gone()
+        self._keep_serving()
+        self._end_if_empty()
+
+    def _keep_serving(self) -> None:
+        """With no healthy generation, and none on its way, one is started: at once, then ever more patiently."""
+        healthy = any(live.state is State.ACTIVE for live in self._generations)
+        if self._served and not self.stopping and not healthy:
+            self.restarts.replace()
+
+    def restart_began(self) -> None:
+        if self._served:
+            self.notifier.reloading()
+
+    def restart_ended(self, outcome: Outcome) -> None:
+        if self._served and not self.stopping:
+            self.ledger.count_restart(outcome.ok)
+            self.notifier.ready(outcome.reason if outcome.ok else f"reload refused: {outcome.reason}")
+
+    # --- the world outside ---
+
+    def _hear_signals(self) -> None:
+        self._wake, wake_write = socket.socketpair()
+        self._wake.setblocking(False)
+        wake_write.setblocking(False)
+        self._wake_write = wake_write
+        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, _only_wake)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        self.loop.watch(self._wake, self._on_wake)
+
+    def _on_wake(self) -> None:
+        for number in self._wake.recv(4096):
+            self._on_signal(signal.Signals(number))
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if number is signal.SIGCHLD:
+            self._reap()
+            return
+        log(INFO, f"{number.name} received")
+        if number in (signal.SIGHUP, signal.SIGUSR2):
+            if number is signal.SIGUSR2:
+                log(NOTICE, "this version does not exec the supervisor anew: SIGUSR2 is a hot restart")
+            self.restarts.request()
+        elif number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+            self.stop(0.0, None)
+        elif number is signal.SIGUSR1:
+            self._reopen_logs()
+        elif number in (signal.SIGTTIN, signal.SIGTTOU):
+            self._change_slots(1 if number is signal.SIGTTIN else -1)
+
+    def _on_command(self, caller: Caller, verb: str, arguments: dict[str, Any]) -> None:
+        timeout_s = arguments.get("timeout_s", 0.0)
+        if not isinstance(timeout_s, int | float) or not timeout_s >= 0.0:
+            caller.answer(False, f"timeout_s is {timeout_s!r}, not a number of seconds")
+        elif verb == "ping":
+            caller.answer(True, "alive")
+        elif verb == "status":
+            caller.answer(True, "", status_of(self))
+        elif verb == "reload":
+            self.restarts.request(caller, float(timeout_s))
+        elif verb == "stop":
+            # "--timeout 0" is at once; without one the generations' own deadlines count.
+            self.stop(float(timeout_s) if "timeout_s" in arguments else 0.0, caller, "timeout_s" in arguments)
+        elif verb == "drain":
+            self._drain_softly(arguments.get("undo") is not True)
+            caller.answer(True, "draining" if self.soft_drain else "answering normally again")
+        elif verb == "reopen_logs":
+            self._reopen_logs()
+            caller.answer(True, "logs reopened")
+        else:
+            caller.answer(False, f"unknown command '{verb[:40]}'")
+
+    def _drain_softly(self, drain: bool) -> None:
+        self.soft_drain = drain
+        self.ledger.draining(drain)
+        for live in self._generations:
+            if live.state is State.ACTIVE:
+                self._actions.say_soft_drain(live)
+
+    def _reopen_logs(self) -> None:
+        for live in self._generations:
+            live.tell("REOPEN_LOGS")
+
+    def _change_slots(self, by: int) -> None:
+        live = next((each for each in self._generations if each.state is State.ACTIVE), None)
+        if live is None or live.hello is None or self.restarts.running:
+            log(WARNING, "the number of slots can't be changed during a restart")
+            return
+        slots = min(max(live.slots + by, 1), MAX_SLOTS)
+        if slots == live.slots:
+            log(NOTICE, f"there are {slots} slots already")
+            return
+        try:
+            self._actions.change_slots(live, slots)
+        except BindRefused as refused:
+            log(ERROR, f"no further slot: {refused}")
+
+    def stop(self, timeout_s: float, caller: Caller | None, limited: bool = False) -> None:
+        if caller is not None:
+            self._stop_callers.append(caller)
+        if self.stopping:
+            if caller is None:
+                self._stop_at_once()
+            return
+        log(NOTICE, "stopping")
+        self.stopping = True
+        self.notifier.stopping()
+        self.ledger.draining(True)
+        self.restarts.close()
+        if limited:
+            self.stop_by_s = self.loop.now_s() + timeout_s
+            self.loop.after(timeout_s, self._expire_all)
+        for live in self.live_generations():
+            self.blame(live, "the supervisor is stopping")
+            self.handle(live, Event.RETIRE)
+        self._end_if_empty()
+
+    def _expire_all(self) -> None:
+        for live in self.live_generations():
+            self.handle(live, Event.EXPIRE)
+
+    def _stop_at_once(self) -> None:
+        log(NOTICE, "stopping at once")
+        for live in self._generations:
+            live.kill()
+        self.loop.after(AT_ONCE_S, self.loop.stop)
+
+    def _end_if_empty(self) -> None:
+        if self.stopping and not self._generations:
+            self.loop.stop()
+
+    # --- processes ---
+
+    def _reap(self) -> None:
+        """Zygotes, and processes whose zygote died before them. Any number of deaths is one SIGCHLD."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._conversation.on_death(pid, status)
+
+    def _tick(self) -> None:
+        self.loop.after(TICK_S, self._tick)
+        self._reap()
+        self.ledger.fold_strangers()
+        members = {member.serial: member for live in self._generations for member in live.members.values()}
+        cells = {serial: self.ledger.heartbeat_ns(serial) for serial in members}
+        for serial in self._heartbeats.tick(cells):
+            member = members[serial]
+            log(ERROR, f"{member.role} {member.slot} (pid {member.pid}) has no heartbeat: killed")
+            member.kill()
+
+    def _pet(self) -> None:
+        self.notifier.pet()
+        self.loop.after(self.notifier.watchdog_s, self._pet)
+
+    def _is_ours(self, pid: int) -> bool:
+        return self.ledger.is_survivor(pid) or any(
+            pid in (os.getpid(), live.pid) or any(pid == member.pid for member in live.members.values())
+            for live in self._generations
+        )
+
+
+def _only_wake(number: int, frame: object) -> None:
+    """The wakeup descriptor has the signal's number already."""
