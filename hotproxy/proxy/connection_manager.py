@@ -1,0 +1,501 @@
+r"""One HTTP/1 connection of a client: its codec, one stream at a time, and the pauses between them.
+
+    FIRST --byte--> HEAD --head--> BUSY --exchange over--> IDLE --byte--> HEAD ...
+      |              |              | \--101--> a tunnel, BUSY until it ends
+      \-- timeout ---+- 408         \--- answer without keep-alive, violation, lost ---> over
+
+      FIRST  connected, nothing sent yet: as long as a head may take    IDLE  between requests: keepalive timeout
+      HEAD   from its first byte: the request head timeout              BUSY  a stream is under way: its own timeouts
+      FLUSH  as IDLE, while the client is slow to take the last answer
+
+Pipelined requests wait in the codec as raw bytes, at most MAX_WAITING_BYTES; then the client is not read. What streams
+write is collected and sent at the end of each turn, in one piece, so nothing is torn down inside a turn by a write.
+
+**Draining loses nothing**: an idle connection stays open, because its client may be sending the next request at this
+very moment, and closing then would reset it (the race of RFC 9112 section 9.3.1). The next answer says
+`Connection: close`; a connection whose client never asks again is closed at the drain deadline.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from hotproxy.clock import Timer
+from hotproxy.errors import INTERNAL_ERROR, REQUEST_HEADER_TIMEOUT, Reason, downstream_protocol_error
+from hotproxy.http.codec import END, Data, End, Event, RequestHead, ResponseHead, Trailers, Violation
+from hotproxy.http.headers import Headers
+from hotproxy.http.http1_server import Http1ServerCodec
+from hotproxy.net.connection import FLUSH_S, OPEN, Connection
+from hotproxy.proxy import forwarding
+from hotproxy.proxy.filter_chain import DownstreamOwner, address_text
+from hotproxy.proxy.router import Router
+from hotproxy.proxy.runtime import Runtime
+from hotproxy.proxy.snapshot import HttpListener
+from hotproxy.proxy.stream import Stream
+
+DUMP_VERSION: Final = 1
+
+# Pipelined requests that are not looked at yet; as much as one read brings. The client may keep more in its socket.
+MAX_WAITING_BYTES: Final = 64 * 1024
+
+FIRST: Final = 0
+HEAD: Final = 1
+BUSY: Final = 2
+IDLE: Final = 3
+FLUSH: Final = 4
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger
+
+
+class ConnectionManager:
+    """The terminal of an HTTP listener's filter chain; a `DownstreamConnection` and the owner of its `Connection`."""
+
+    __slots__ = (
+        "_crowded", "_draining", "_idle_timer", "_next", "_out", "_over", "_phase", "_phase_timer", "_pumping",
+        "_response_timer", "_runtime", "_sent", "_trailers", "_tx_counted", "client_host", "codec", "connection",
+        "listener", "local", "owner", "peer", "stream",
+    )  # fmt: skip
+
+    kind = "http1"
+
+    def __init__(
+        self, sock: socket.socket, peer: str, listener: HttpListener, owner: DownstreamOwner, runtime: Runtime
+    ) -> None:
+        self.connection = Connection(sock, self, runtime.loop, runtime.wheel, runtime.buffered)
+        self.codec = Http1ServerCodec()
+        self.listener = listener
+        self.owner = owner
+        self.peer = peer  # "10.0.0.1:1234"
+        self.local = address_text(sock.getsockname())
+        self.client_host = forwarding.client_host(peer)
+        self.stream: Stream | None = None
+        self._runtime = runtime
+        self._out: list[bytes] = []
+        self._trailers: Headers | None = None  # of the request, until its End
+        self._phase = FIRST
+        # Reused for every stream: a timer of its own for each would stay in the wheel long after the stream.
+        self._phase_timer = Timer(self, "phase")
+        self._idle_timer = Timer(self, "stream_idle")
+        self._response_timer = Timer(self, "response")
+        self._crowded = False  # enough is waiting: not read
+        self._draining = False
+        self._pumping = False  # inside `_pump`: whoever ends a stream leaves the next one to it
+        self._next = False  # a stream has ended meanwhile
+        self._over = False
+        self._sent = 0  # tx_bytes when phase FLUSH was entered
+        self._tx_counted = 0
+        listener.stats.downstream_cx_active.add(1)
+
+    # -- the listener's side
+
+    def start(self) -> None:
+        self.listener.stats.downstream_cx_total.inc()
+        self._enter(FIRST, self.listener.request_headers_timeout_s)
+        self.connection.start()
+
+    def drain(self) -> None:
+        """The next answer says `Connection: close`; see the top of this file for why no idle connection is closed."""
+        self._draining = True
+
+    def close(self, reason: Reason) -> None:
+        """At once: the drain deadline."""
+        if self._over:
+            return
+        if self.stream is not None:
+            self.stream.abort(reason)
+        else:
+            self.listener.stats.by_name(reason.counter).inc()
+            self._finish()
+
+    # -- the connection's events
+
+    def on_data(self, data: bytes) -> None:
+        self.listener.stats.downstream_cx_rx_bytes_total.add(len(data))
+        router = self._tunnel()
+        if router is not None:
+            router.decode_raw(data)
+            router.flush()
+            self.touch()
+        else:
+            self._pump(data)
+
+    def on_eof(self) -> None:
+        """The client sends no more. What it has asked completely is still answered."""
+        stream = self.stream
+        router = self._tunnel()
+        if router is not None:
+            self.touch()
+            router.on_downstream_eof()
+        elif stream is None:
+            self._finish()
+        elif not stream.request_read:
+            self.stream = None
+            stream.on_downstream_lost()
+            self._finish()
+
+    def on_lost(self, error: str) -> None:
+        stream = self.stream
+        self.stream = None
+        if stream is not None:
+            stream.on_downstream_lost()
+        self._gone()
+
+    def on_pressure(self, high: bool) -> None:
+        stream = self.stream
+        if stream is not None:
+            if stream.router is not None:
+                stream.router.on_downstream_pressure(high)
+            if not high:
+                self.touch()
+        elif not high:
+            self._pump(b"")
+
+    def on_timeout(self, timer: Timer) -> None:
+        stream = self.stream
+        if timer is self._idle_timer:
+            if stream is not None:
+                stream.on_idle_timeout()
+        elif timer is self._response_timer:
+            if stream is not None and stream.router is not None:
+                stream.router.on_response_timeout()
+        else:
+            self._on_phase_timeout()
+
+    def _on_phase_timeout(self) -> None:
+        phase = self._phase
+        if phase == HEAD:
+            stream = self.stream = self._begin()
+            stream.local_reply(REQUEST_HEADER_TIMEOUT)
+        elif phase == FLUSH and (self.connection.tx_bytes != self._sent or not self.connection.pending_bytes):
+            self._rest()
+        else:
+            self.listener.stats.downstream_cx_idle_timeout.inc()
+            self._finish()
+
+    # -- requests
+
+    def _pump(self, data: bytes) -> None:
+        """Handle what has been read, and every whole request behind it that can be handled now."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while True:
+                self._next = False
+                self._handle(self.codec.receive(data))
+                # Whoever pipelines without reading the answers waits until it has read some.
+                if self._over or not self._next or self.connection.pressed:
+                    break
+                data = b""
+        except Exception:
+            self._pumping = False
+            self._on_internal_error()
+            raise
+        self._pumping = False
+        if self._over:
+            return
+        stream = self.stream
+        if stream is not None and stream.router is not None:
+            stream.router.flush()
+        self.flush()
+        self._settle()
+
+    def _handle(self, events: list[Event]) -> None:
+        if events and events[-1] is END and self.stream is not None:
+            self.stream.request_complete()
+        for event in events:
+            if isinstance(event, RequestHead):
+                stream = self.stream = self._begin()
+                self._phase_timer.disarm()
+                self._phase = BUSY
+                if events[-1] is END:
+                    stream.request_complete()
+                stream.decode_head(event)
+            elif isinstance(event, Violation):
+                self._refuse(event)
+            else:
+                self._forward(event)
+
+    def _forward(self, event: Event) -> None:
+        stream = self.stream
+        if stream is None:  # the rest of a request that has been answered already
+            return
+        if isinstance(event, Data):
+            stream.decode_data(event.data)
+        elif isinstance(event, Trailers):
+            self._trailers = event.headers
+        elif isinstance(event, End):
+            trailers, self._trailers = self._trailers, None
+            stream.decode_end(trailers)
+
+    def _begin(self) -> Stream:
+        runtime = self._runtime
+        # The newest config of this listener; a stream keeps what it began with.
+        listener = runtime.snapshot.listeners.get(self.listener.name)
+        return Stream.begin(self, listener if isinstance(listener, HttpListener) else self.listener, runtime)
+
+    def _refuse(self, violation: Violation) -> None:
+        """Nothing after a violation can be trusted: answer, and close."""
+        if self._over:
+            return
+        stream = self.stream
+        if stream is None:
+            stream = self.stream = self._begin()
+        stream.local_reply(downstream_protocol_error(violation.details, violation.status))
+
+    def _on_internal_error(self) -> None:
+        if self._over:
+            return
+        if self.stream is not None:
+            self.stream.on_internal_error()
+        else:
+            self.listener.stats.by_name(INTERNAL_ERROR.counter).inc()
+            self._finish()
+
+    def _tunnel(self) -> Router | None:
+        stream = self.stream
+        if stream is not None and stream.router is not None and stream.router.tunnel:
+            return stream.router
+        return None
+
+    # -- what a stream asks of its connection
+
+    def send(self, data: bytes) -> None:
+        """Collect; `flush()` writes."""
+        if data:
+            self._out.append(data)
+
+    def send_head(self, head: ResponseHead, close: bool) -> None:
+        """The final response head; `close` when no other request may follow."""
+        if self._draining or self._runtime.draining:
+            self.listener.stats.downstream_cx_drain_close.inc()
+            close = True
+        elif self.connection.read_closed and not self.codec.buffered_bytes:
+            close = True  # nothing will follow
+        self._out.append(self.codec.encode_head(head, close))
+
+    def flush(self) -> None:
+        """Write what was collected."""
+        out = self._out
+        if out:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            self.connection.write(data)
+            self._count_sent()
+
+    def touch(self) -> None:
+        """Something has moved: the stream's idle timeout begins anew."""
+        stream = self.stream
+        if stream is not None and not self._over:
+            self._runtime.wheel.arm(self._idle_timer, stream.idle_timeout_s)
+
+    def on_upstream_turn_end(self) -> None:
+        self.flush()
+        self.touch()
+
+    def arm_response_timer(self, timeout_s: float) -> None:
+        self._runtime.wheel.arm(self._response_timer, timeout_s)
+
+    def disarm_stream_timers(self) -> None:
+        self._idle_timer.disarm()
+        self._response_timer.disarm()
+
+    def on_stream_end(self, request_read: bool) -> None:
+        """The response is complete; so is the request, unless the answer came early (`request_read` False)."""
+        self.stream = None
+        self._trailers = None
+        self.flush()
+        if not request_read or not self.codec.keep_alive or self.connection.state != OPEN:
+            self._finish()
+            return
+        self.codec.next_message()
+        self._next = True
+        if not self._pumping and not self.connection.pressed:
+            self._pump(b"")
+        elif not self._pumping:
+            self._settle()
+
+    def on_stream_aborted(self, ends_by_close: bool) -> None:
+        """The response cannot be completed. A client for which the end of the connection ends the body gets a reset."""
+        self.stream = None
+        if not ends_by_close:
+            self._finish()
+            return
+        try:
+            self.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        except OSError:  # it has gone by itself, which is what we want
+            pass
+        self.connection.close()
+        self._gone()
+
+    # -- phases
+
+    def _settle(self) -> None:
+        """The end of a turn: which timeout holds from here, and whether the client may send more."""
+        connection, codec = self.connection, self.codec
+        if self.stream is not None:
+            self.touch()
+        elif connection.read_closed and not connection.pressed:
+            self._finish()
+            return
+        elif connection.pressed or codec.between_messages:
+            if self._phase != FIRST:
+                self._rest()
+        elif self._phase != HEAD:
+            self._enter(HEAD, self.listener.request_headers_timeout_s)
+        # Without a stream, what is read would begin the next one: not while the client does not take its answers.
+        crowded = connection.pressed if self.stream is None else codec.buffered_bytes >= MAX_WAITING_BYTES
+        if crowded != self._crowded:
+            self._crowded = crowded
+            if crowded:
+                connection.read_disable()
+            else:
+                connection.read_enable()
+
+    def _rest(self) -> None:
+        """Between requests."""
+        if self.connection.pending_bytes:
+            self._sent = self.connection.tx_bytes
+            self._enter(FLUSH, FLUSH_S)
+        else:
+            self._enter(IDLE, self.listener.keepalive_timeout_s)
+
+    def _enter(self, phase: int, timeout_s: float) -> None:
+        self._phase = phase
+        self._runtime.wheel.arm(self._phase_timer, timeout_s)
+
+    # -- ending
+
+    def _finish(self) -> None:
+        """Close gracefully: what is written still arrives (the connection flushes and lingers by itself)."""
+        if self._over:
+            return
+        self.flush()
+        connection = self.connection
+        self.listener.stats.downstream_cx_tx_bytes_total.add(connection.pending_bytes)
+        connection.finish()
+        self._gone()
+
+    def _gone(self) -> None:
+        assert self.stream is None, "a connection has ended with a stream on it"
+        if self._over:
+            return
+        self._over = True
+        self._out.clear()
+        for timer in (self._phase_timer, self._idle_timer, self._response_timer):
+            timer.drop()
+        self._count_sent()
+        stats = self.listener.stats
+        stats.downstream_cx_active.add(-1)
+        stats.downstream_cx_destroy.inc()
+        self.owner.on_connection_closed(self)
+
+    def _count_sent(self) -> None:
+        sent = self.connection.tx_bytes
+        if sent != self._tx_counted:
+            self.listener.stats.downstream_cx_tx_bytes_total.add(sent - self._tx_counted)
+            self._tx_counted = sent
+
+    # -- handoff
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """The descriptors that go with a dump, in `load`'s order: the client's, and the endpoint's if there is one."""
+        upstream = None
+        if self.stream is not None and self.stream.router is not None:
+            upstream = self.stream.router.upstream_socket
+        return [self.connection.sock] if upstream is None else [self.connection.sock, upstream]
+
+    def dump(self) -> dict[str, object]:
+        """The state between two turns, as msgpack values; deadlines are absolute CLOCK_MONOTONIC seconds."""
+        assert not self._out and not self._pumping and not self._over
+        return {
+            "kind": self.kind,
+            "version": DUMP_VERSION,
+            "listener": self.listener.name,
+            "peer": self.peer,
+            "connection": self.connection.dump(),
+            "codec": self.codec.dump(),
+            "phase": self._phase,
+            "phase_deadline_s": self._phase_timer.deadline_s,
+            "idle_deadline_s": self._idle_timer.deadline_s,
+            "response_deadline_s": self._response_timer.deadline_s,
+            "draining": self._draining,
+            "sent": self._sent,
+            "stream": self.stream.dump() if self.stream is not None else None,
+        }
+
+    @classmethod
+    def load(
+        cls,
+        state: dict[str, object],
+        socks: Sequence[socket.socket],
+        listener: HttpListener,
+        owner: DownstreamOwner,
+        runtime: Runtime,
+    ) -> ConnectionManager:
+        """The connection that `dump` described, going on with `resume()`. Counted already, but for the gauges.
+
+        A dump says nothing of the generation that made it: `draining` was that one's. ValueError for a kind, version
+        or shape that this code does not know; nothing has been touched then, the descriptors neither.
+        """
+        match state:
+            case {
+                "kind": "http1",
+                "version": 1,
+                "peer": str(peer),
+                "connection": dict(connection),
+                "codec": dict(codec),
+                "phase": int(phase),
+                "phase_deadline_s": float(phase_s),
+                "idle_deadline_s": float(idle_s),
+                "response_deadline_s": float(response_s),
+                "sent": int(sent),
+                "stream": (None | dict()) as stream_state,
+            }:
+                pass
+            case _:
+                raise ValueError("a connection's state of another kind, version or shape")
+        server_codec = Http1ServerCodec.load(codec)
+        manager = cls(socks[0], peer, listener, owner, runtime)
+        try:
+            manager.connection = Connection.load(
+                socks[0], connection, manager, runtime.loop, runtime.wheel, runtime.buffered
+            )
+            manager.codec = server_codec
+            manager._phase = phase
+            manager._sent = sent
+            manager._tx_counted = manager.connection.tx_bytes
+            if stream_state is not None:
+                manager._load_stream(stream_state, socks)
+        except ValueError:
+            listener.stats.downstream_cx_active.add(-1)
+            raise
+        wheel = runtime.wheel
+        for timer, deadline_s in (
+            (manager._phase_timer, phase_s),
+            (manager._idle_timer, idle_s),
+            (manager._response_timer, response_s),
+        ):
+            if deadline_s:
+                wheel.arm_at(timer, deadline_s)
+        return manager
+
+    def _load_stream(self, state: dict[str, object], socks: Sequence[socket.socket]) -> None:
+        stream = Stream.load(state, self, self.listener, self._runtime)
+        try:
+            stream.router = Router.load(state.get("router"), stream, socks[1:], self._runtime)
+        except ValueError:
+            self.listener.stats.downstream_rq_active.add(-1)
+            raise
+        self.stream = stream
+
+    def resume(self) -> None:
+        """After `load`, once the other side has let go: what `start()` is for a new connection."""
+        self.connection.start()
+        if self.stream is not None and self.stream.router is not None:
+            self.stream.router.resume()
+        self._pump(b"")

@@ -1,0 +1,564 @@
+"""Where a request goes: route, cluster, endpoint, connection; and what comes back from there.
+
+    decode_head --redirect, direct response, no route--> local reply
+        \\--endpoint--> connecting --> waiting --response head--> responding --End--> over
+              ^          |  failed      |  a reused connection died before the first byte of a response
+              |          v              v
+              +--- next endpoint   once more, on a new connection, if that is safe        101 --> tunnel
+
+Safe to send again is what never left (no byte of it was written) or what may be executed twice (RFC 9110 section
+9.2.2), as long as all of its body is still held; the first 64 KiB are. POST and PATCH are therefore never sent again
+once a byte has left.
+
+Pressure runs backwards: when a side does not take what it is sent, the other one is not read.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from hotproxy.errors import (
+    CONNECT_FAILURE,
+    CONNECT_TIMEOUT,
+    DIRECT_RESPONSE,
+    NO_CLUSTER,
+    NO_HEALTHY_UPSTREAM,
+    NO_ROUTE,
+    REDIRECT,
+    RESPONSE_TIMEOUT,
+    UPSTREAM_PROTOCOL_ERROR,
+    UPSTREAM_RESET_AFTER_START,
+    UPSTREAM_TERMINATION,
+    Reason,
+    Side,
+    downstream_protocol_error,
+)
+from hotproxy.http.codec import HTTP_1_1, Data, Event, RequestHead, ResponseHead, Trailers, Violation
+from hotproxy.http.headers import Headers
+from hotproxy.proxy import forwarding
+from hotproxy.proxy.filter_chain import address_text
+from hotproxy.proxy.route import Route, normalise
+from hotproxy.proxy.runtime import Runtime
+from hotproxy.upstream.cluster import Cluster
+from hotproxy.upstream.endpoint import Endpoint
+from hotproxy.upstream.pool import PoolConnect, Pools, UpstreamConnection
+
+if TYPE_CHECKING:
+    from hotproxy.proxy.stream import Stream
+
+# What is kept of a request's body until it is clear that it will not be needed again; nearly every body that is not an
+# upload fits. Also how much is read from a client before there is a connection to send it on.
+MAX_HELD_BYTES: Final = 64 * 1024
+
+# RFC 9110 section 9.2.2.
+IDEMPOTENT_METHODS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+
+# Envoy's details for a response that breaks off because it breaks the rules.
+PROTOCOL_ERROR_AFTER_START: Final = Reason(
+    Side.UPSTREAM,
+    0,
+    "UPE",
+    "upstream_reset_after_response_started{protocol_error}",
+    "upstream_cx_protocol_error",
+)
+_COUNTED_BY_THE_POOL: Final = frozenset((CONNECT_FAILURE.counter, CONNECT_TIMEOUT.counter))
+
+
+class Router:
+    """The upstream half of a stream."""
+
+    __slots__ = (
+        "_avoid", "_body_paused", "_cluster", "_connect_failures", "_endpoint", "_head", "_held", "_held_bytes",
+        "_holding", "_pending", "_pools", "_request_trailers", "_response_trailers", "_retried", "_runtime",
+        "_stream", "_timeout_s", "_upstream", "_upstream_paused", "request_ended", "tunnel",
+    )  # fmt: skip
+
+    def __init__(self, stream: Stream, runtime: Runtime) -> None:
+        self._stream = stream
+        self._runtime = runtime
+        self._pools: Pools = runtime.snapshot.pools
+        self._head: RequestHead | None = None  # as it is sent upstream
+        self._timeout_s = 0.0  # the route's, from the end of the request to the end of the response
+        self._request_trailers: Headers | None = None
+        self._response_trailers: Headers | None = None
+        self._cluster: Cluster | None = None
+        self._endpoint: Endpoint | None = None  # has us among its `active`
+        self._pending: PoolConnect | None = None
+        self._upstream: UpstreamConnection | None = None
+        self._avoid: list[Endpoint] = []  # could not be reached
+        self._connect_failures = 0
+        self._retried = False  # sent again after a reused connection had died
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._holding = True  # `_held` is the whole body so far
+        self._body_paused = False  # the client is not read
+        self._upstream_paused = False  # the endpoint is not read
+        self.request_ended = False
+        self.tunnel = False
+
+    # -- the request
+
+    def decode_head(self, head: RequestHead) -> None:
+        stream, runtime = self._stream, self._runtime
+        normal = normalise(head.target)
+        if normal is None:
+            stream.local_reply(downstream_protocol_error("path_normalization_failed"))
+            return
+        path, target = normal
+        authority = head.headers.get(b"host") or b""
+        route = stream.listener.routes.find(authority, path, head)
+        if route is None:
+            stream.local_reply(NO_ROUTE)
+            return
+        stream.idle_timeout_s = route.idle_timeout_s
+        self._timeout_s = route.timeout_s
+        info = stream.info
+        info.virtual_host = route.virtual_host
+        info.route = route.name
+        if head.upgrade:
+            # What is not allowed is dropped like any other hop-by-hop field, as RFC 9110 section 7.8 lets us.
+            upgradable = head.version == HTTP_1_1
+            head.upgrade = forwarding.allowed_upgrade(head.upgrade, route.upgrades) if upgradable else b""
+        request_id = forwarding.new_request_id(runtime.random)
+        if not forwarding.decode_headers(head, stream.manager.client_host, request_id):
+            stream.local_reply(forwarding.LOOP_DETECTED)
+        elif route.redirect is not None:
+            location = route.location(path, target, authority, b"http")
+            stream.local_reply(REDIRECT, route.redirect.status, extra=((b"location", location),))
+        elif route.direct_response is not None:
+            stream.local_reply(DIRECT_RESPONSE, route.direct_response.status, route.direct_response.body)
+        else:
+            self._send(head, route, path, target)
+
+    def _send(self, head: RequestHead, route: Route, path: bytes, target: bytes) -> None:
+        info = self._stream.info
+        cluster = self._runtime.snapshot.clusters.get(route.cluster or "")
+        if cluster is None:
+            self._stream.local_reply(NO_CLUSTER)
+            return
+        info.cluster = cluster.name
+        head.target = route.rewrite(path, target)
+        info.path = head.target.decode("latin-1")
+        if route.host_rewrite is not None:
+            head.headers.set(b"host", route.host_rewrite)
+            info.authority = route.host_rewrite.decode("latin-1")
+        self._head = head
+        self._cluster = cluster
+        self._attempt()
+
+    def decode_data(self, data: bytes) -> None:
+        upstream = self._upstream
+        if self._holding:
+            if upstream is None or self._held_bytes + len(data) <= MAX_HELD_BYTES:
+                self._hold(data)
+            else:
+                self._drop_held()
+        if upstream is not None:
+            upstream.send_data(data)
+        elif self._held_bytes >= MAX_HELD_BYTES:
+            self._pause_body()
+
+    def decode_end(self, trailers: Headers | None) -> None:
+        self.request_ended = True
+        self._request_trailers = trailers
+        if self._upstream is not None:
+            self._upstream.send_end(trailers)
+        if not self.tunnel:
+            self._stream.manager.arm_response_timer(self._timeout_s)
+
+    def flush(self) -> None:
+        """The end of a turn in which something may have come from downstream."""
+        if self._upstream is not None:
+            self._upstream.flush()
+
+    # -- endpoint and connection
+
+    def _attempt(self) -> None:
+        """One endpoint more, which may have an idle connection."""
+        cluster = self._cluster
+        assert cluster is not None and self._head is not None
+        endpoint = cluster.balancer.pick(self._avoid)
+        if endpoint is None and self._avoid:
+            endpoint = cluster.balancer.pick(())  # the only one there is, once more
+        if endpoint is None:
+            self._fail(NO_HEALTHY_UPSTREAM)
+            return
+        self._endpoint = endpoint
+        endpoint.active += 1
+        info = self._stream.info
+        info.attempts += 1
+        info.upstream_remote = endpoint.name
+        upstream = self._pools.take(cluster, endpoint, self, self._head.method not in IDEMPOTENT_METHODS)
+        if upstream is not None:
+            self._attach(upstream)
+        else:
+            self._connect(cluster, endpoint)
+
+    def _connect(self, cluster: Cluster, endpoint: Endpoint) -> None:
+        self._pending = self._pools.connect(cluster, endpoint, self, self._runtime)
+        self._pending.start()
+
+    def on_pool_ready(self, upstream: UpstreamConnection) -> None:
+        self._pending = None
+        self._stream.info.upstream_connect_s = self._runtime.clock.now_s()
+        self._attach(upstream)
+        upstream.flush()
+
+    def on_pool_failure(self, reason: Reason, error: str) -> None:
+        cluster, endpoint = self._cluster, self._endpoint
+        assert cluster is not None and endpoint is not None
+        self._pending = None
+        self._leave_endpoint()
+        self._avoid.append(endpoint)
+        self._connect_failures += 1
+        if self._connect_failures < max(2, len(cluster.endpoints)):
+            cluster.stats.upstream_rq_retry.inc()
+            self._attempt()
+            self.flush()
+        else:
+            self._fail(reason)
+
+    def _attach(self, upstream: UpstreamConnection) -> None:
+        """Send what there is of the request."""
+        cluster, head = self._cluster, self._head
+        assert cluster is not None and head is not None
+        self._upstream = upstream
+        cluster.stats.upstream_rq_total.inc()
+        cluster.stats.upstream_rq_active.add(1)
+        if not upstream.local:
+            upstream.local = address_text(upstream.connection.sock.getsockname())
+        self._stream.info.upstream_local = upstream.local
+        upstream.send_head(head)
+        for data in self._held:
+            upstream.send_data(data)
+        if self.request_ended:
+            upstream.send_end(self._request_trailers)
+        if not upstream.reused or self._held_bytes > MAX_HELD_BYTES:
+            self._drop_held()  # a new connection that dies is not the accident which justifies a second try
+        if self._stream.manager.connection.pressed:
+            self._pause_upstream()
+        if not upstream.connection.pressed:
+            self._resume_body()
+
+    # -- the response
+
+    def on_upstream_event(self, event: Event) -> None:
+        stream = self._stream
+        kind = type(event)
+        if kind is Data:
+            stream.encode_data(event.data)  # type: ignore[union-attr]
+        elif isinstance(event, ResponseHead):
+            self._on_head(event)
+        elif isinstance(event, Trailers):
+            self._response_trailers = event.headers
+        elif isinstance(event, Violation):
+            self._fail(PROTOCOL_ERROR_AFTER_START if stream.response_started else UPSTREAM_PROTOCOL_ERROR)
+        else:
+            self._on_end()
+
+    def _on_head(self, head: ResponseHead) -> None:
+        stream, cluster = self._stream, self._cluster
+        assert cluster is not None
+        info = stream.info
+        now_s = self._runtime.clock.now_s()
+        if not info.upstream_first_byte_s:
+            info.upstream_first_byte_s = now_s
+        self._drop_held()
+        if head.status < 200 and head.status != 101:
+            stream.encode_interim(head)
+            return
+        since_s = info.request_complete_s or now_s
+        info.upstream_service_time_ms = int((now_s - since_s) * 1000)
+        cluster.stats.count_status(head.status)
+        if self._retried or self._connect_failures:
+            cluster.stats.upstream_rq_retry_success.inc()
+        if head.status == 101:
+            self._begin_tunnel(head)
+        else:
+            stream.encode_head(head)
+
+    def _on_end(self) -> None:
+        stream, upstream = self._stream, self._upstream
+        assert upstream is not None and self._cluster is not None
+        info = stream.info
+        if info.request_complete_s:
+            elapsed_s = self._runtime.clock.now_s() - info.request_complete_s
+            self._cluster.stats.upstream_rq_time.record(int(elapsed_s * 1000))
+        self._leave_upstream()
+        if self.request_ended:
+            upstream.flush()
+            upstream.release()
+        else:  # it has answered without waiting for the rest, which nobody wants now
+            upstream.close()
+        stream.encode_end(self._response_trailers)
+
+    def on_upstream_turn_end(self) -> None:
+        self._stream.manager.on_upstream_turn_end()
+
+    def on_upstream_eof(self) -> None:
+        """Of a tunnel; the other direction goes on."""
+        self._stream.manager.connection.shutdown_write()
+        self._stream.manager.touch()
+        self._end_tunnel_if_over()
+
+    def on_upstream_lost(self, error: str) -> None:
+        upstream, cluster = self._upstream, self._cluster
+        assert upstream is not None and cluster is not None
+        endpoint = self._endpoint
+        assert endpoint is not None
+        if self._may_send_again(upstream):
+            self._leave_upstream()
+            self._retried = True
+            cluster.stats.upstream_rq_retry.inc()
+            # On a new connection: what has closed one idle connection has most likely closed the others too.
+            self._endpoint = endpoint
+            endpoint.active += 1
+            self._stream.info.attempts += 1
+            self._connect(cluster, endpoint)
+        else:
+            self._fail(UPSTREAM_RESET_AFTER_START if self._stream.response_started else UPSTREAM_TERMINATION)
+
+    def _may_send_again(self, upstream: UpstreamConnection) -> bool:
+        if not upstream.reused or upstream.responded or self._retried or not self._holding:
+            return False
+        head = self._head
+        return upstream.untouched or (head is not None and head.method in IDEMPOTENT_METHODS)
+
+    def on_internal_error(self) -> None:
+        self._stream.on_internal_error()
+
+    # -- pressure
+
+    def on_upstream_pressure(self, high: bool) -> None:
+        if high:
+            self._pause_body()
+        else:
+            self._resume_body()
+            self._stream.manager.touch()
+
+    def on_downstream_pressure(self, high: bool) -> None:
+        if high:
+            self._pause_upstream()
+        elif self._upstream_paused:
+            self._upstream_paused = False
+            if self._upstream is not None:
+                self._upstream.connection.read_enable()
+
+    def _pause_upstream(self) -> None:
+        if self._upstream is not None and not self._upstream_paused:
+            self._upstream_paused = True
+            self._upstream.connection.read_disable()
+
+    def _pause_body(self) -> None:
+        if not self._body_paused:
+            self._body_paused = True
+            self._stream.manager.connection.read_disable()
+
+    def _resume_body(self) -> None:
+        if self._body_paused:
+            self._body_paused = False
+            self._stream.manager.connection.read_enable()
+
+    @property
+    def upstream_tx_bytes(self) -> int:
+        return self._upstream.connection.tx_bytes if self._upstream is not None else 0
+
+    @property
+    def upstream_pending_bytes(self) -> int:
+        return self._upstream.connection.pending_bytes if self._upstream is not None else 0
+
+    # -- an upgraded connection: raw bytes both ways, each direction ends on its own
+
+    def _begin_tunnel(self, head: ResponseHead) -> None:
+        stream, upstream = self._stream, self._upstream
+        assert upstream is not None
+        self.tunnel = True
+        upstream.raw = True
+        manager = stream.manager
+        manager.arm_response_timer(0.0)  # `timeout` ends here
+        stream.encode_upgrade(head)
+        early = upstream.codec.take_buffered()
+        if early:
+            stream.encode_raw(early)
+        early = manager.codec.take_buffered()
+        if early:
+            self.decode_raw(early)
+        upstream.flush()
+        if manager.connection.read_closed:
+            upstream.connection.shutdown_write()
+
+    def decode_raw(self, data: bytes) -> None:
+        """From the client, behind a 101."""
+        self._stream.info.rx_bytes += len(data)
+        if self._upstream is not None:
+            self._upstream.send_raw(data)
+
+    def on_upstream_raw(self, data: bytes) -> None:
+        self._stream.encode_raw(data)
+
+    def on_downstream_eof(self) -> None:
+        """Of a tunnel; the other direction goes on."""
+        if self._upstream is not None:
+            self._upstream.connection.shutdown_write()
+        self._end_tunnel_if_over()
+
+    def _end_tunnel_if_over(self) -> None:
+        upstream = self._upstream
+        assert upstream is not None
+        if upstream.connection.read_closed and self._stream.manager.connection.read_closed:
+            self._leave_upstream()
+            upstream.finish()
+            self._stream.on_tunnel_end()
+
+    # -- ending
+
+    def on_response_timeout(self) -> None:
+        """The response is not complete `timeout_s` after the end of the request."""
+        self._fail(RESPONSE_TIMEOUT)
+
+    def _fail(self, reason: Reason) -> None:
+        """Upstream has failed; counted here, where the cluster is known, and answered by the stream."""
+        cluster = self._cluster
+        assert cluster is not None
+        self._close_upstream()
+        if reason.counter not in _COUNTED_BY_THE_POOL:
+            cluster.stats.by_name(reason.counter).inc()
+        if not self._stream.response_started:
+            cluster.stats.count_status(reason.status)  # as Envoy does for what it answers in an endpoint's place
+        self._stream.local_reply(reason)
+
+    def cancel(self) -> None:
+        """Nobody wants an answer any more."""
+        if self._upstream is not None and self._cluster is not None:
+            self._cluster.stats.upstream_rq_tx_reset.inc()
+        self._close_upstream()
+
+    def _close_upstream(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.cancel()
+            self._leave_endpoint()
+        upstream = self._upstream
+        if upstream is not None:
+            self._leave_upstream()
+            upstream.close()
+
+    def _leave_upstream(self) -> None:
+        upstream = self._upstream
+        assert upstream is not None and self._cluster is not None
+        if self._upstream_paused:
+            self._upstream_paused = False
+            upstream.connection.read_enable()
+        self._upstream = None
+        self._cluster.stats.upstream_rq_active.add(-1)
+        self._leave_endpoint()
+
+    def _leave_endpoint(self) -> None:
+        if self._endpoint is not None:
+            self._endpoint.active -= 1
+            self._endpoint = None
+
+    def detach(self) -> None:
+        """The stream is finished."""
+        self._close_upstream()
+        self._drop_held()
+        self._resume_body()
+
+    def _hold(self, data: bytes) -> None:
+        self._held.append(data)
+        self._held_bytes += len(data)
+        self._runtime.buffered.add(len(data))
+
+    def _drop_held(self) -> None:
+        self._holding = False
+        if self._held:
+            self._runtime.buffered.add(-self._held_bytes)
+            self._held = []
+            self._held_bytes = 0
+
+    # -- handoff
+
+    @property
+    def upstream_socket(self) -> socket.socket | None:
+        return self._upstream.connection.sock if self._upstream is not None else None
+
+    def dump(self) -> dict[str, object]:
+        """As msgpack values; its version is the connection's. A connect that is under way begins anew over there."""
+        assert self._cluster is not None and self._head is not None
+        return {
+            "cluster": self._cluster.name,
+            "head": self._head.dump(),
+            "timeout_s": self._timeout_s,
+            "request_ended": self.request_ended,
+            "request_trailers": None if self._request_trailers is None else self._request_trailers.dump(),
+            "response_trailers": None if self._response_trailers is None else self._response_trailers.dump(),
+            "avoid": [endpoint.name for endpoint in self._avoid],
+            "connect_failures": self._connect_failures,
+            "retried": self._retried,
+            "holding": self._holding,
+            "held": list(self._held),
+            "tunnel": self.tunnel,
+            "upstream": self._upstream.dump() if self._upstream is not None else None,
+        }
+
+    @classmethod
+    def load(cls, state: object, stream: Stream, socks: Sequence[socket.socket], runtime: Runtime) -> Router:
+        """The inverse of `dump`; goes on with `resume()`. ValueError for another shape, or a cluster that is gone."""
+        match state:
+            case {
+                "cluster": str(cluster_name),
+                "head": head,
+                "timeout_s": float(timeout_s),
+                "request_ended": bool(request_ended),
+                "request_trailers": request_trailers,
+                "response_trailers": response_trailers,
+                "avoid": list(avoid) | tuple(avoid),
+                "connect_failures": int(connect_failures),
+                "retried": bool(retried),
+                "holding": bool(holding),
+                "held": list(held) | tuple(held),
+                "tunnel": bool(tunnel),
+                "upstream": (None | dict()) as upstream,
+            }:
+                pass
+            case _:
+                raise ValueError("a router's state of another shape")
+        router = cls(stream, runtime)
+        cluster = router._cluster = runtime.snapshot.clusters.get(cluster_name)
+        if cluster is None:
+            raise ValueError(f"the cluster {cluster_name} is no longer there")
+        router._head = RequestHead.load(head)
+        router._timeout_s = timeout_s
+        router.request_ended = request_ended
+        router._request_trailers = None if request_trailers is None else Headers.load(request_trailers)
+        router._response_trailers = None if response_trailers is None else Headers.load(response_trailers)
+        router._avoid = [endpoint for endpoint in cluster.endpoints if endpoint.name in avoid]
+        router._connect_failures = connect_failures
+        router._retried = retried
+        router._holding = holding
+        router.tunnel = tunnel
+        if upstream is not None:
+            router._upstream = UpstreamConnection.load(upstream, socks[0], cluster, router, router._pools, runtime)
+            router._endpoint = router._upstream.endpoint
+            router._endpoint.active += 1
+            cluster.stats.upstream_rq_active.add(1)
+        for data in held:
+            router._hold(data)
+        return router
+
+    def resume(self) -> None:
+        """After `load`: read on, or connect; what was under pressure still is."""
+        upstream = self._upstream
+        if upstream is None:
+            if self._held_bytes >= MAX_HELD_BYTES:
+                self._pause_body()
+            self._attempt()
+            self.flush()
+            return
+        upstream.connection.start()
+        if upstream.connection.pressed:
+            self._pause_body()
+        if self._stream.manager.connection.pressed:
+            self._pause_upstream()

@@ -1,0 +1,270 @@
+"""One request with its response: what is counted, logged and answered for it, and that it ends exactly once.
+
+decode_head .. decode_end      the request, on to the router
+encode_head .. encode_end      the response, on to the client
+local_reply                    an answer of our own instead, if none has begun
+abort                          one that has begun and cannot be completed
+finish                         the end of every road: stats, access log; nothing happens to a stream after it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
+
+from hotproxy.errors import (
+    DOWNSTREAM_DISCONNECT,
+    INTERNAL_ERROR,
+    REQUEST_BODY_TIMEOUT,
+    STREAM_IDLE_TIMEOUT,
+    Reason,
+    Side,
+)
+from hotproxy.http.codec import HTTP_1_1, LENGTH, NO_BODY, RequestHead, ResponseHead
+from hotproxy.http.headers import Headers
+from hotproxy.proxy import forwarding
+from hotproxy.proxy.router import Router
+from hotproxy.proxy.runtime import Runtime
+from hotproxy.proxy.snapshot import HttpListener
+from hotproxy.telemetry.stream_info import StreamInfo
+
+if TYPE_CHECKING:
+    from hotproxy.proxy.connection_manager import ConnectionManager
+
+
+class Stream:
+    """Lives from the first event of a request until `finish()`; its connection has one at a time."""
+
+    __slots__ = (
+        "_ends_by_close", "_progress", "finished", "idle_timeout_s", "info", "listener", "manager", "request_read",
+        "response_started", "router", "runtime",
+    )  # fmt: skip
+
+    def __init__(self, manager: ConnectionManager, listener: HttpListener, runtime: Runtime, info: StreamInfo) -> None:
+        self.manager = manager
+        self.listener = listener
+        self.runtime = runtime
+        self.info = info
+        self.router: Router | None = None  # None: no head was understood, or finished
+        self.idle_timeout_s = 0.0  # the route's
+        self.request_read = False  # its last byte has been read, though perhaps not been handled yet
+        self.response_started = False
+        self.finished = False
+        self._ends_by_close = False  # the client takes the end of the connection for the end of the body
+        self._progress = -1  # bytes that both sides had taken when the idle timer last fired
+
+    @classmethod
+    def begin(cls, manager: ConnectionManager, listener: HttpListener, runtime: Runtime) -> Stream:
+        """A new one, counted as a request."""
+        info = StreamInfo(runtime.clock.wall_s(), runtime.clock.now_s())
+        info.listener = listener.name
+        info.downstream_remote = manager.peer
+        info.downstream_local = manager.local
+        info.protocol = "HTTP/1.1"
+        listener.stats.downstream_rq_total.inc()
+        listener.stats.downstream_rq_active.add(1)
+        return cls(manager, listener, runtime, info)
+
+    # -- towards upstream
+
+    def decode_head(self, head: RequestHead) -> None:
+        info = self.info
+        if head.version != HTTP_1_1:
+            info.protocol = "HTTP/1.0"
+        info.method = head.method.decode("latin-1")
+        info.original_path = info.path = head.target.decode("latin-1")
+        info.authority = (head.headers.get(b"host") or b"").decode("latin-1")
+        info.request_headers = head.headers
+        self.router = router = Router(self, self.runtime)
+        router.decode_head(head)
+
+    def decode_data(self, data: bytes) -> None:
+        self.info.rx_bytes += len(data)
+        if self.router is not None:
+            self.router.decode_data(data)
+
+    def decode_end(self, trailers: Headers | None) -> None:
+        if self.router is not None:
+            self.router.decode_end(trailers)
+
+    def request_complete(self) -> None:
+        """The whole request has been read; its events may still be on their way."""
+        self.request_read = True
+        self.info.request_complete_s = self.runtime.clock.now_s()
+
+    # -- towards downstream
+
+    def encode_interim(self, head: ResponseHead) -> None:
+        """100, 102, 103: straight on; the codec spares clients that would not understand."""
+        self.manager.send(self.manager.codec.encode_head(head, False))
+
+    def encode_head(self, head: ResponseHead) -> None:
+        """The final response of an endpoint."""
+        forwarding.encode_headers(head, self.runtime.clock.wall_s())
+        self.info.details = "via_upstream"
+        self._send_head(head)
+
+    def encode_upgrade(self, head: ResponseHead) -> None:
+        """101: from now on `encode_raw`."""
+        self.info.details = "via_upstream"
+        self._send_head(head)
+        self._ends_by_close = True
+
+    def encode_data(self, data: bytes) -> None:
+        encoded = self.manager.codec.encode_data(data)
+        if encoded:  # an answer to HEAD has none
+            self.info.tx_bytes += len(data)
+            self.manager.send(encoded)
+
+    def encode_raw(self, data: bytes) -> None:
+        self.info.tx_bytes += len(data)
+        self.manager.send(data)
+
+    def encode_end(self, trailers: Headers | None) -> None:
+        self.manager.send(self.manager.codec.encode_end(trailers))
+        self.finish()
+        self.manager.on_stream_end(self.request_read)
+
+    def _send_head(self, head: ResponseHead) -> None:
+        info = self.info
+        self.response_started = True
+        self._ends_by_close = head.framing not in (LENGTH, NO_BODY) and info.protocol == "HTTP/1.0"
+        info.status = head.status
+        info.response_headers = head.headers
+        info.response_first_byte_s = self.runtime.clock.now_s()
+        # A client whose request is not read to its end cannot send another one on this connection: the rest would
+        # have to be read and thrown away first, without any bound.
+        self.manager.send_head(head, not self.request_read)
+
+    # -- ending
+
+    def local_reply(
+        self, reason: Reason, status: int = 0, body: str = "", extra: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Answer ourselves: `status` and `body` are the reason's unless given. Aborts when an answer has begun."""
+        if self.finished:
+            return
+        if self.response_started:
+            self.abort(reason)
+            return
+        self._blame(reason)
+        if self.router is not None:
+            self.router.cancel()
+        content = (body or reason.body).encode()
+        self._send_head(forwarding.local_head(status or reason.status, content, self.runtime.clock.wall_s(), extra))
+        if content:
+            self.encode_data(content)
+        self.encode_end(None)
+
+    def abort(self, reason: Reason) -> None:
+        """End without a complete response, so that the client notices: no last chunk, less than the length, a reset."""
+        if self.finished:
+            return
+        self._blame(reason)
+        if self.router is not None:
+            self.router.cancel()
+        self.finish()
+        self.manager.on_stream_aborted(self._ends_by_close)
+
+    def on_downstream_lost(self) -> None:
+        """The client has gone: nobody is left to answer."""
+        if self.finished:
+            return
+        self.listener.stats.downstream_rq_rx_reset.inc()
+        self._blame(DOWNSTREAM_DISCONNECT)
+        if self.router is not None:
+            self.router.cancel()
+        self.finish()
+
+    def on_tunnel_end(self) -> None:
+        """Both directions of an upgraded connection have ended."""
+        self.finish()
+        self.manager.on_stream_end(False)
+
+    def on_idle_timeout(self) -> None:
+        """Nothing has come from either side for `idle_timeout_s`."""
+        if self._is_progressing():
+            self.manager.touch()
+            return
+        self.local_reply(STREAM_IDLE_TIMEOUT if self.request_read else REQUEST_BODY_TIMEOUT)
+
+    def on_internal_error(self) -> None:
+        """A bug of ours; the exception is on its way to the log."""
+        self.local_reply(INTERNAL_ERROR)
+
+    def _is_progressing(self) -> bool:
+        """A slow reader: no events, because we hold data back for it, but bytes do leave."""
+        taken = self.manager.connection.tx_bytes
+        pending = self.manager.connection.pending_bytes
+        if self.router is not None:
+            taken += self.router.upstream_tx_bytes
+            pending += self.router.upstream_pending_bytes
+        before, self._progress = self._progress, taken
+        return pending > 0 and taken != before
+
+    def _blame(self, reason: Reason) -> None:
+        info = self.info
+        if reason.flag != "-":
+            info.flags += (reason.flag,)
+        info.details = reason.details
+        # What upstream has done is counted there, where its cluster is known.
+        if reason.counter and reason.side is not Side.UPSTREAM:
+            self.listener.stats.by_name(reason.counter).inc()
+
+    def finish(self) -> None:
+        """Exactly once for every stream."""
+        assert not self.finished, "a stream has ended twice"
+        self.finished = True
+        self.manager.disarm_stream_timers()
+        info = self.info
+        info.end_s = self.runtime.clock.now_s()
+        stats = self.listener.stats
+        stats.downstream_rq_active.add(-1)
+        if info.status:
+            stats.count_status(info.status)
+            stats.downstream_rq_time.record(int((info.end_s - info.start_s) * 1000))
+        if self.listener.access_log is not None:
+            self.listener.access_log.log(info)
+        router, self.router = self.router, None
+        if router is not None:
+            router.detach()
+
+    # -- handoff
+
+    def dump(self) -> dict[str, object]:
+        """As msgpack values; its version is the connection's."""
+        return {
+            "info": self.info.dump(),
+            "idle_timeout_s": self.idle_timeout_s,
+            "request_read": self.request_read,
+            "response_started": self.response_started,
+            "ends_by_close": self._ends_by_close,
+            "router": self.router.dump() if self.router is not None else None,
+        }
+
+    @classmethod
+    def load(
+        cls, state: dict[str, object], manager: ConnectionManager, listener: HttpListener, runtime: Runtime
+    ) -> Stream:
+        """The inverse of `dump`: the request is counted already, only the gauge is this process's own.
+
+        The router comes last, when the connection is in place (`Router.load`). ValueError for another shape.
+        """
+        match state:
+            case {
+                "info": list(info) | tuple(info),
+                "idle_timeout_s": float(idle_timeout_s),
+                "request_read": bool(request_read),
+                "response_started": bool(response_started),
+                "ends_by_close": bool(ends_by_close),
+            }:
+                pass
+            case _:
+                raise ValueError("a stream's state of another shape")
+        stream = cls(manager, listener, runtime, StreamInfo.load(cast(list[object], list(info))))
+        stream.idle_timeout_s = idle_timeout_s
+        stream.request_read = request_read
+        stream.response_started = response_started
+        stream._ends_by_close = ends_by_close
+        listener.stats.downstream_rq_active.add(1)
+        return stream
