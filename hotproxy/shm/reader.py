@@ -160,17 +160,23 @@ def _add_up(base: SharedObject, schema: Schema, cells: _Slabs, now_s: float) -> 
     totals = [0] * schema.cells
     _add(totals, cells.retired)
     living = [0] * schema.cells  # for gauges: only processes that still run
-    control: tuple[tuple[bool, int], list[int]] | None = None
+    speaker: tuple[tuple[bool, bool, int], list[int]] | None = None
+    instance_cells = [
+        cell for stat, cell in zip(schema.stats, schema.cell_of, strict=True) if stat.kind == INSTANCE_GAUGE
+    ]
+    epoch = base.get(O_EPOCH)
     processes = []
     for entry, head, values in cells.slabs:
         alive = entry.alive()
         _add(totals, values)
         if alive:
             _add(living, values)
-            # The newest control process speaks for the instance, once it has begun to beat.
-            rank = (head[S_HEARTBEAT_NS] != 0, entry.serial)
-            if entry.role == "control" and (control is None or rank > control[0]):
-                control = rank, values
+            if entry.role == "control":
+                # Who speaks for the instance: one that has published, of the generation that accepts, the newest.
+                published = any(values[cell] for cell in instance_cells if cell < entry.cells)
+                rank = (published, entry.epoch == epoch, entry.serial)
+                if speaker is None or rank > speaker[0]:
+                    speaker = rank, values
         processes.append(_process(entry, head, alive))
     values_by_name: dict[str, int | HistogramValue] = {}
     for stat, cell in zip(schema.stats, schema.cell_of, strict=True):
@@ -181,13 +187,13 @@ def _add_up(base: SharedObject, schema: Schema, cells: _Slabs, now_s: float) -> 
         elif stat.kind == GAUGE:
             values_by_name[stat.name] = living[cell]
         else:
-            values_by_name[stat.name] = control[1][cell] if control is not None and cell < len(control[1]) else 0
+            values_by_name[stat.name] = speaker[1][cell] if speaker is not None and cell < len(speaker[1]) else 0
     stats = {stat.name: stat for stat in schema.stats}
     reading = Reading(
         values_by_name,
         stats,
         processes,
-        base.get(O_EPOCH),
+        epoch,
         base.get(O_LAST_EPOCH),
         base.get(O_SUPERVISOR_PID),
         is_alive(base.get(O_SUPERVISOR_PID), base.get(O_SUPERVISOR_START)),
