@@ -248,6 +248,8 @@ class Listener:
         return [a for a in self._acceptors if a.address_index == address_index and a.slot == slot]
 
     def _drop(self, acceptor: Acceptor) -> None:
+        if acceptor not in self._acceptors:  # accepting has found it shut
+            return
         self._acceptors.remove(acceptor)
         if acceptor.watched:
             acceptor.watched = False

@@ -172,6 +172,9 @@ class Worker:
                 return
             try:
                 self._obey(message)
+            except FrameError as error:
+                log(WARNING, f"refused {message.kind}: {error}")
+                self._send("UNKNOWN", {"kind": message.kind, "why": str(error)})
             finally:
                 message.close_fds()  # those that nobody has taken
 
@@ -186,11 +189,11 @@ class Worker:
         elif kind == "ADOPT":
             self._adopt(message)
         elif kind == "RELEASE":
-            for name, address_index, slot in _socket_names(fields["sockets"]):
+            for name, address_index, slot in _sockets(fields["sockets"], (str, int, int)):
                 if name in self._parts.listeners:
                     self._parts.listeners[name].release(address_index, slot)
         elif kind == "SHUT":
-            for name, address_index, slot in _socket_names(fields["sockets"]):
+            for name, address_index, slot in _sockets(fields["sockets"], (str, int, int)):
                 if name in self._parts.listeners:
                     self._parts.listeners[name].shut(address_index, slot)
             self._send("SHUT_DONE")
@@ -209,8 +212,7 @@ class Worker:
         elif kind == "UNKNOWN":
             log(WARNING, f"the zygote refused a message: {fields['why']}")
         else:
-            log(WARNING, f"a worker does not understand {kind}")
-            self._send("UNKNOWN", {"kind": kind, "why": "a worker does not understand it"})
+            raise FrameError("a worker does not understand it")
 
     def _accept_on(self) -> None:
         for name, listener in self._parts.listeners.items():
@@ -223,12 +225,9 @@ class Worker:
         self._send("ACCEPTING")
 
     def _adopt(self, message: Message) -> None:
-        sockets = message.fields["sockets"]
+        sockets = _sockets(message.fields["sockets"], (str, int, int, bool, bool))
         if len(sockets) != len(message.fds):
-            why = f"ADOPT names {len(sockets)} sockets and brings {len(message.fds)} descriptors"
-            log(WARNING, why)
-            self._send("UNKNOWN", {"kind": "ADOPT", "why": why})
-            return
+            raise FrameError(f"{len(sockets)} sockets are named, and {len(message.fds)} descriptors came")
         fds, message.fds = message.fds, []
         for (name, address_index, slot, listening, shared), fd in zip(sockets, fds, strict=True):
             self._add_socket(name, address_index, slot, listening, shared, socket.socket(fileno=fd))
@@ -261,8 +260,12 @@ class Worker:
         log(ERROR, f"internal error: {details.get('message')}\n{text}")
 
 
-def _socket_names(sockets: list[Any]) -> list[tuple[str, int, int]]:
-    return [(entry[0], entry[1], entry[2]) for entry in sockets]
+def _sockets(entries: list[Any], shape: tuple[type, ...]) -> list[list[Any]]:
+    """The sockets that a message names; longer entries (RELEASE sends what ADOPT did) are cut. Raises FrameError."""
+    for entry in entries:
+        if not isinstance(entry, list) or [type(value) for value in entry[: len(shape)]] != list(shape):
+            raise FrameError(f"{entry!r:.80} does not name a socket")
+    return [entry[: len(shape)] for entry in entries]
 
 
 def _report(text: str) -> None:

@@ -54,7 +54,7 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def test_the_bytes_before_a_reset_and_the_reset_are_both_heard(bench):
-    """uvloop's own add_reader ran the callback once for both (EPOLLERR), and never again: half an answer, then a hang."""
+    """uvloop's add_reader ran the callback once for both (EPOLLERR), and never again: half an answer, then a hang."""
     client, server = tcp_pair()
 
     def read() -> None:
