@@ -70,6 +70,7 @@ _NEVER_NOMINATED_PREFIXES: Final = (b"x-forwarded-", b"x-envoy-")
 # uri-host [ ":" port ] of RFC 3986, without what nobody needs and parsers disagree about: sub-delims ("a,b" is two
 # hosts merged), percent-encoding, an empty host, an empty port, userinfo.
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]++|\[([0-9A-Fa-f:.]{2,45})\])(?::([0-9]{1,5}))?")
+_PLAIN_HOST: Final = re.compile(rb"[A-Za-z0-9._~-]++(?::[0-9]{1,4})?")  # nearly all, at half the price
 _ABSOLUTE: Final = re.compile(rb"(?i:https?)://([^/?]*)(.*)")
 
 _ONE_KEEP_ALIVE: Final = frozenset((b"keep-alive",))
@@ -179,12 +180,14 @@ def response_head(
 
     keep_alive = _keep_alive(version, options) and framing != UNTIL_CLOSE
     upgrade = _joined(b"upgrade", fields, lower) if b"upgrade" in options else b""
-    headers = _without(special | options, fields, lower) if special else Headers.from_parsed(fields, lower)
+    headers = _without(special | options, fields, lower)
     return ResponseHead(status, phrase, version, headers, framing, length, keep_alive, upgrade)
 
 
 def valid_host(value: bytes) -> bool:
     """Is this a host, or host:port, that every recipient reads the same way?"""
+    if _PLAIN_HOST.fullmatch(value) is not None:
+        return True
     match = _HOST.fullmatch(value)
     if match is None:
         return False
@@ -293,6 +296,10 @@ def _joined(name: bytes, fields: list[tuple[bytes, bytes]], lower: list[bytes]) 
 
 
 def _without(names: frozenset[bytes], fields: list[tuple[bytes, bytes]], lower: list[bytes]) -> Headers:
-    """The fields that go on."""
-    kept = [index for index, name in enumerate(lower) if name not in names]
-    return Headers.from_parsed([fields[index] for index in kept], [lower[index] for index in kept])
+    """The fields that go on; takes the others out of both lists."""
+    # Intersected first: a head may nominate thousands of names, but it has a hundred fields at most.
+    for name in names.intersection(lower):
+        while name in lower:
+            index = lower.index(name)
+            del fields[index], lower[index]
+    return Headers.from_parsed(fields, lower)
