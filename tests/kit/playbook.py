@@ -1,7 +1,7 @@
 """Conversations over fake sockets: what each side says is a script, what each side receives is the result.
 
     play = Playbook(routes=[Route(prefix="/", cluster="api")])
-    assert play(("down", b"GET / ..."), ("up", b"HTTP/1.1 200 OK ...")) == [("up", b"GET / ..."), ("down", b"HTTP/1.1 ...")]
+    assert play(("down", GET), ("up", OK_HI)) == [("up", GET_FORWARDED), ("down", OK_HI_ANSWERED)]
 
 Sides: "down" is the client, "up" the first connection to an endpoint, "up2" the second one ... What a side says or
 receives is bytes, or EOF, or RESET. ("time", seconds) lets time pass; ("window", side, bytes) says how much a side
@@ -370,9 +370,7 @@ class Playbook:
         self.loop.run()
         if not self.closed:
             self.client.broken = True
-            self.client.inbox.append(RESET)
-            self.client.window = None
-            self.manager.connection.owner and self.manager.connection.abort("the test is over")
+            self.manager.connection.abort("the test is over")
             self.loop.run()
         self.pools.drain()
         for sock in self.sockets.values():
