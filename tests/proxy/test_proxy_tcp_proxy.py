@@ -1,0 +1,537 @@
+"""The TCP pipe, driven turn by turn between a real client socket and a real endpoint."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+
+import msgpack
+import pytest
+
+from hotproxy.clock import TimerWheel
+from hotproxy.config.address import Address
+from hotproxy.errors import DRAIN_DEADLINE
+from hotproxy.net.connection import FLUSH_S, HIGH_WATERMARK_BYTES, LINGER_S
+from hotproxy.proxy.runtime import Runtime
+from hotproxy.proxy.snapshot import Snapshot, TcpListener
+from hotproxy.proxy.tcp_proxy import EARLY_BYTES, TcpProxy
+from hotproxy.shm.cells import Slab
+from hotproxy.telemetry.stats import ClusterStats, ListenerStats, TcpStats
+from hotproxy.upstream.cluster import Cluster
+from hotproxy.upstream.endpoint import Endpoint
+from tests.kit.clock import FakeClock, pass_time
+from tests.kit.connection import FakeGauge
+from tests.kit.loop import FakeLoop
+
+IDLE_S = 60.0
+
+
+class Log:
+    def __init__(self) -> None:
+        self.lines: list[object] = []
+
+    def log(self, info) -> None:
+        self.lines.append(info)
+
+
+class FirstOf:
+    """A balancer without chance."""
+
+    def __init__(self, endpoints) -> None:
+        self.endpoints = endpoints
+
+    def pick(self, avoid):
+        return next((endpoint for endpoint in self.endpoints if endpoint not in avoid), None)
+
+
+class Process:
+    """What one worker has: a loop, stats and a snapshot; the owner of its connections."""
+
+    def __init__(self, clock: FakeClock, endpoints: list[str], attempts: int = 3, cluster: str = "db") -> None:
+        stats = ListenerStats.declare("in") + TcpStats.declare("in") + ClusterStats.declare("db")
+        slab = Slab.private(stats)
+        self.clock = clock
+        self.wheel = TimerWheel(clock)
+        self.loop = FakeLoop()
+        self.gauge = FakeGauge()
+        self.log = Log()
+        self.tcp_stats = TcpStats(slab, "in")
+        self.stats = ClusterStats(slab, "db")
+        self.endpoints = [Endpoint(Address.parse(text)) for text in endpoints]
+        self.listener = TcpListener(
+            "in", cluster, IDLE_S, attempts, 0, self.tcp_stats, ListenerStats(slab, "in"), self.log
+        )
+        clusters = {"db": Cluster("db", self.endpoints, FirstOf(self.endpoints), 1.0, 60.0, self.stats)}
+        snapshot = Snapshot({"in": self.listener}, clusters, None)
+        self.runtime = Runtime(self.loop, self.wheel, clock, random.Random(1), self.gauge, snapshot)
+        self.ended: list[TcpProxy] = []
+
+    def on_connection_closed(self, connection: TcpProxy) -> None:
+        self.ended.append(connection)
+
+    def assert_clean(self) -> None:
+        assert not self.loop.readers and not self.loop.writers
+        assert self.gauge.value == 0
+        assert self.stats.upstream_cx_active.value == 0
+        assert [endpoint.active for endpoint in self.endpoints] == [0] * len(self.endpoints)
+
+
+class Bench:
+    def __init__(self, family: str = "tcp", endpoints: int = 1, attempts: int = 3, cluster: str = "db") -> None:
+        self.clock = FakeClock()
+        self.listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(endpoints)]
+        self.texts = [f"127.0.0.1:{listener.getsockname()[1]}" for listener in self.listeners]
+        self.process = Process(self.clock, self.texts, attempts, cluster)
+        if family == "tcp":
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                self.client = socket.create_connection(listener.getsockname())
+                ours, _ = listener.accept()
+        else:
+            self.client, ours = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)
+        ours.setblocking(False)
+        self.client.settimeout(5)
+        self.proxy = TcpProxy(ours, "10.0.0.1:5000", self.process.listener, self.process, self.process.runtime)
+        self.upstream: socket.socket | None = None
+        self.processes = [self.process]
+
+    def start(self) -> None:
+        self.proxy.start()
+
+    def connect(self) -> socket.socket:
+        """Let the proxy connect; the endpoint's end of it."""
+        self.turn()
+        self.listeners[0].settimeout(5)
+        self.upstream, _ = self.listeners[0].accept()
+        self.upstream.settimeout(5)
+        self.turn()
+        return self.upstream
+
+    def turn(self) -> None:
+        self.process.loop.run()
+
+    def pass_time(self, seconds: float) -> None:
+        pass_time(self.clock, self.process.wheel, seconds)
+        self.turn()
+
+    def move(self) -> None:
+        """Hand the connection to another process, by way of msgpack."""
+        state = msgpack.unpackb(msgpack.packb(self.proxy.dump()))
+        socks = self.proxy.detach()
+        self.process.assert_clean()
+        self.process = Process(self.clock, self.texts)
+        self.processes.append(self.process)
+        self.proxy = TcpProxy.load(state, socks, self.process.listener, self.process, self.process.runtime)
+        self.proxy.start()
+
+    @property
+    def info(self):
+        (line,) = self.process.log.lines
+        return line
+
+    def close(self) -> None:
+        for sock in (self.client, self.upstream, *self.listeners):
+            if sock is not None:
+                sock.close()
+        self.turn()
+        self.pass_time(FLUSH_S + LINGER_S + 1)
+        assert self.process.ended == [self.proxy]
+        assert len(self.process.log.lines) == 1
+        for process in self.processes:
+            process.assert_clean()
+
+
+@pytest.fixture
+def make():
+    made: list[Bench] = []
+
+    def build(*args, **kwargs) -> Bench:
+        made.append(Bench(*args, **kwargs))
+        return made[-1]
+
+    yield build
+    for bench in made:
+        bench.close()
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def bench(request, make):
+    return make(request.param)
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def test_bytes_go_both_ways_and_everything_is_counted(bench):
+    bench.start()
+    upstream = bench.connect()
+    bench.client.sendall(b"question")
+    bench.turn()
+    assert upstream.recv(100) == b"question"
+    upstream.sendall(b"an answer")
+    bench.turn()
+    assert bench.client.recv(100) == b"an answer"
+    bench.client.close()
+    upstream.close()
+    bench.turn()
+    process, info = bench.process, bench.info
+    assert process.ended == [bench.proxy]
+    assert (info.rx_bytes, info.tx_bytes, info.flags, info.details) == (8, 9, (), "")
+    assert process.tcp_stats.downstream_cx_total.value == 1
+    assert process.tcp_stats.downstream_cx_rx_bytes_total.value == 8
+    assert process.tcp_stats.downstream_cx_tx_bytes_total.value == 9
+    assert process.stats.upstream_cx_total.value == 1
+    assert process.stats.upstream_cx_rx_bytes_total.value == 9
+    assert process.stats.upstream_cx_tx_bytes_total.value == 8
+    assert info.upstream_remote == bench.texts[0]
+    assert info.downstream_remote == "10.0.0.1:5000"
+    assert info.attempts == 1
+
+
+@pytest.mark.parametrize("first", ["client", "upstream"])
+def test_each_side_closes_its_direction_alone(bench, first):
+    bench.start()
+    upstream = bench.connect()
+    one, other = (bench.client, upstream) if first == "client" else (upstream, bench.client)
+    one.sendall(b"all I have")
+    one.shutdown(socket.SHUT_WR)
+    bench.turn()
+    assert other.recv(100) == b"all I have"
+    assert other.recv(100) == b""
+    for _ in range(3):
+        other.sendall(b"more")
+        bench.turn()
+        assert one.recv(100) == b"more"
+    assert bench.process.ended == []
+    other.shutdown(socket.SHUT_WR)
+    bench.turn()
+    assert one.recv(100) == b""
+    assert bench.process.ended == [bench.proxy]
+    assert bench.info.flags == ()
+
+
+def test_what_the_client_sends_early_is_kept_bounded_until_there_is_an_endpoint(bench):
+    bench.start()
+    data = random.Random(5).randbytes(EARLY_BYTES * 3)
+    bench.client.setblocking(False)
+    sent = 0
+    bench.process.loop.writers.clear()  # nothing connects
+    while True:
+        try:
+            sent += bench.client.send(data[sent : sent + 20_000])
+        except BlockingIOError:
+            break
+        bench.turn()
+        if sent == len(data):
+            break
+    assert EARLY_BYTES <= bench.process.gauge.value < EARLY_BYTES * 2
+    bench.proxy.close(DRAIN_DEADLINE)
+    assert bench.process.gauge.value == 0
+    assert bench.info.flags == ("DI",)
+
+
+def test_a_client_that_speaks_and_closes_before_we_are_connected_gets_its_answer(bench):
+    bench.client.sendall(b"question")
+    bench.client.shutdown(socket.SHUT_WR)
+    bench.start()
+    upstream = bench.connect()
+    assert upstream.recv(100) == b"question"
+    assert upstream.recv(100) == b""
+    upstream.sendall(b"answer")
+    upstream.close()
+    bench.turn()
+    assert bench.client.recv(100) == b"answer"
+    assert bench.client.recv(100) == b""
+
+
+def test_the_next_endpoint_is_tried_when_one_refuses(make):
+    bench = make(endpoints=3)
+    for listener in bench.listeners[:2]:
+        listener.close()
+    bench.listeners = bench.listeners[2:]
+    bench.client.sendall(b"x")
+    bench.start()
+    upstream = bench.connect()
+    assert upstream.recv(1) == b"x"
+    stats = bench.process.stats
+    assert stats.upstream_cx_connect_fail.value == 2
+    assert stats.upstream_cx_total.value == 3
+    assert stats.upstream_cx_active.value == 1
+    assert [endpoint.active for endpoint in bench.process.endpoints] == [0, 0, 1]
+    reset(bench.client)
+    bench.turn()
+    assert bench.info.attempts == 3
+    assert bench.info.flags == ("DC",)
+
+
+@pytest.mark.parametrize(("endpoints", "attempts", "tried"), [(1, 3, 1), (3, 2, 2), (3, 3, 3), (3, 1, 1)])
+def test_when_no_attempt_is_left_the_client_is_told_by_a_close(make, endpoints, attempts, tried):
+    bench = make(endpoints=endpoints, attempts=attempts)
+    for listener in bench.listeners:
+        listener.close()
+    bench.start()
+    bench.turn()
+    assert bench.client.recv(1) == b""
+    bench.client.close()
+    bench.turn()
+    assert bench.info.flags == ("UF",)
+    assert bench.info.attempts == tried
+    assert "Connection_refused" in bench.info.details
+    assert bench.process.stats.upstream_cx_connect_fail.value == tried
+
+
+def test_a_cluster_without_endpoints(make):
+    bench = make(endpoints=0)
+    bench.start()
+    assert bench.client.recv(1) == b""
+    bench.client.close()
+    bench.turn()
+    assert bench.info.flags == ("UH",)
+    assert bench.process.stats.upstream_cx_none_healthy.value == 1
+
+
+def test_a_cluster_that_does_not_exist(make):
+    bench = make(cluster="gone")
+    bench.start()
+    assert bench.client.recv(1) == b""
+    bench.client.close()
+    bench.turn()
+    assert bench.info.flags == ("NC",)
+    assert bench.process.tcp_stats.downstream_cx_no_route.value == 1
+
+
+def test_a_connect_that_takes_too_long(make):
+    bench = make()
+    bench.start()
+    bench.process.loop.writers.clear()  # the SYN is never answered
+    pass_time(bench.clock, bench.process.wheel, 1.0)
+    bench.turn()
+    assert bench.client.recv(1) == b""
+    bench.client.close()
+    bench.turn()
+    assert bench.info.flags == ("UF",)
+    assert bench.process.stats.upstream_cx_connect_timeout.value == 1
+
+
+def test_a_client_that_leaves_while_we_connect(make):
+    bench = make()
+    bench.start()
+    reset(bench.client)
+    bench.process.loop.writers.clear()
+    bench.turn()
+    assert bench.info.flags == ("DC",)
+
+
+def test_a_reset_endpoint_ends_it_after_its_last_bytes(make):
+    bench = make()
+    bench.start()
+    upstream = bench.connect()
+    upstream.sendall(b"last words")
+    reset(upstream)
+    bench.turn()
+    assert bench.client.recv(100) == b"last words"
+    assert bench.client.recv(100) == b""
+    bench.client.close()
+    bench.turn()
+    assert bench.info.flags == ("UC",)
+    assert bench.info.tx_bytes == 10
+
+
+def test_a_reset_client_closes_the_endpoint(make):
+    bench = make()
+    bench.start()
+    upstream = bench.connect()
+    reset(bench.client)
+    bench.turn()
+    assert upstream.recv(1) == b""
+    assert bench.info.flags == ("DC",)
+
+
+def test_idle_counts_both_directions(make):
+    bench = make()
+    bench.start()
+    upstream = bench.connect()
+    for sender, receiver in ((bench.client, upstream), (upstream, bench.client)) * 2:
+        bench.pass_time(IDLE_S - 1)
+        sender.sendall(b"x")
+        bench.turn()
+        assert receiver.recv(1) == b"x"
+    assert bench.process.ended == []
+    bench.pass_time(IDLE_S)
+    assert bench.process.ended == [bench.proxy]
+    assert bench.process.tcp_stats.idle_timeout.value == 1
+    assert bench.client.recv(1) == b""
+
+
+def test_a_slow_reader_is_not_idle(make):
+    bench = make("unix")
+    bench.start()
+    upstream = bench.connect()
+    upstream.setblocking(False)
+    try:
+        while True:
+            upstream.send(b"x" * 65536)
+            bench.turn()
+    except BlockingIOError:
+        pass
+    for _ in range(8):
+        bench.pass_time(IDLE_S * 0.75)
+        before = bench.proxy._bytes_moved()
+        while bench.proxy._bytes_moved() == before:
+            bench.client.recv(10_000)
+            bench.turn()
+    assert bench.process.ended == []
+    upstream.close()
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+def test_a_slow_reader_stops_the_other_side(bench, direction):
+    bench.start()
+    upstream = bench.connect()
+    sender, receiver = (upstream, bench.client) if direction == "down" else (bench.client, upstream)
+    sender.setblocking(False)
+    sent = 0
+    stuck = 0
+    block = random.Random(6).randbytes(65536)
+    while stuck < 3:
+        try:
+            sent += sender.send(block)
+            stuck = 0
+        except BlockingIOError:
+            stuck += 1
+        bench.turn()
+    assert HIGH_WATERMARK_BYTES < bench.process.gauge.value <= HIGH_WATERMARK_BYTES + 2 * 65536
+    sender.shutdown(socket.SHUT_WR)
+    receiver.setblocking(False)
+    received = bytearray()
+    at_eof = False
+    while not at_eof:  # TCP's window opens when the kernel sees fit
+        bench.turn()
+        try:
+            data = receiver.recv(65536)
+        except BlockingIOError:
+            continue
+        received += data
+        at_eof = not data
+    assert len(received) == sent
+    assert received[: len(block)] == block
+
+
+def test_draining_goes_on_until_the_deadline(bench):
+    bench.start()
+    upstream = bench.connect()
+    bench.proxy.drain()
+    bench.proxy.drain()
+    bench.client.sendall(b"x")
+    bench.turn()
+    assert upstream.recv(1) == b"x"
+    bench.proxy.close(DRAIN_DEADLINE)
+    assert bench.process.ended == [bench.proxy]
+    assert bench.info.flags == ("DI",)
+    assert bench.process.tcp_stats.downstream_cx_drain_close.value == 1
+    bench.proxy.close(DRAIN_DEADLINE)
+    assert upstream.recv(1) == b""
+
+
+CONVERSATION = [
+    ("client", b"hello"),
+    ("upstream", b"welcome"),
+    ("client", b"select 1"),
+    ("upstream", b"1"),
+    ("client", None),
+    ("upstream", b"bye"),
+    ("upstream", None),
+]
+
+
+@pytest.mark.parametrize("at", range(len(CONVERSATION)))
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+def test_it_can_be_moved_at_every_point_of_a_conversation(make, family, at):
+    bench = make(family)
+    bench.start()
+    upstream = bench.connect()
+    heard = {"client": b"", "upstream": b""}
+    for step, (who, data) in enumerate(CONVERSATION):
+        if step == at:
+            bench.move()
+        speaker, listener = (bench.client, upstream) if who == "client" else (upstream, bench.client)
+        if data is None:
+            speaker.shutdown(socket.SHUT_WR)
+        else:
+            speaker.sendall(data)
+        bench.turn()
+        got = listener.recv(100)
+        assert got == (data or b"")
+        heard[who] += got
+    assert heard == {"client": b"helloselect 1", "upstream": b"welcome1bye"}
+    assert bench.process.ended == [bench.proxy]
+    assert (bench.info.rx_bytes, bench.info.tx_bytes) == (13, 11)
+    for name in ("rx", "tx"):
+        counted = [getattr(p.tcp_stats, f"downstream_cx_{name}_bytes_total").value for p in bench.processes]
+        assert sum(counted) == {"rx": 13, "tx": 11}[name]
+    assert [len(process.log.lines) for process in bench.processes] == [0, 1]
+
+
+def test_it_can_be_moved_while_it_connects(make):
+    bench = make()
+    bench.client.sendall(b"early")
+    bench.process.loop.add_writer = lambda fd, callback: None  # the first process never connects
+    bench.start()
+    bench.turn()
+    bench.listeners[0].accept()[0].close()
+    bench.move()
+    bench.client.sendall(b" bird")
+    upstream = bench.connect()
+    bench.turn()
+    assert upstream.recv(100) == b"early bird"
+
+
+def test_it_can_be_moved_with_bytes_that_a_slow_reader_has_not_taken(make):
+    bench = make("unix")
+    bench.start()
+    upstream = bench.connect()
+    data = random.Random(7).randbytes(8_000_000)
+    upstream.setblocking(False)
+    sent = 0
+    received = bytearray()
+    bench.client.setblocking(False)
+    moves = 0
+    while len(received) < len(data):
+        if sent < len(data):
+            try:
+                sent += upstream.send(data[sent : sent + 100_000])
+            except BlockingIOError:
+                if moves < 5:
+                    moves += 1
+                    bench.move()
+        bench.turn()
+        try:
+            received += bench.client.recv(30_000)
+        except BlockingIOError:
+            pass
+    assert received == data
+    assert moves == 5
+
+
+def test_deadlines_are_carried_over(make):
+    bench = make()
+    bench.start()
+    bench.connect()
+    bench.pass_time(IDLE_S - 5)
+    bench.move()
+    bench.pass_time(5)
+    assert bench.process.ended == [bench.proxy]
+
+
+@pytest.mark.parametrize("change", [{"kind": "http1"}, {"version": 2}, {"version": None}])
+def test_what_it_does_not_know_it_refuses(make, change):
+    bench = make()
+    bench.start()
+    bench.connect()
+    state = {**bench.proxy.dump(), **change}
+    process = bench.process
+    with pytest.raises(ValueError, match="kind"):
+        TcpProxy.load(state, [bench.client, bench.client], process.listener, process, process.runtime)
