@@ -17,9 +17,11 @@ schema.
 
 from __future__ import annotations
 
+import operator
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from hotproxy.shm.directory import Entry, find, release
 from hotproxy.shm.layout import (
@@ -34,6 +36,8 @@ from hotproxy.shm.layout import (
     fence,
 )
 from hotproxy.shm.memory import SharedObject
+
+_LARGEST: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +103,21 @@ def fold(objects: Sequence[SharedObject], entry: Entry, gauge_cells: Sequence[in
             values[cell] = 0
     for chunk in read_chunks(objects):
         totals = chunk.read(active)
-        for index, value in enumerate(values[chunk.first : chunk.first + chunk.cells]):
-            totals[index] += value
+        more = values[chunk.first : chunk.first + chunk.cells]
+        totals[: len(more)] = map(operator.add, totals, more)
         start = chunk.offsets[inactive] // WORD_BYTES
-        chunk.shared.words[start : start + chunk.cells] = memoryview(array("q", totals))
+        chunk.shared.words[start : start + chunk.cells] = memoryview(_as_cells(totals))
     base.put(O_INCLUDED + inactive * WORD_BYTES, entry.serial)
     fence()
     base.put(O_FLIPS, flips + 1)
     release(entry)
+
+
+def _as_cells(totals: list[int]) -> array[int]:
+    try:
+        return array("q", totals)
+    except OverflowError:  # no process counts that far: its slab was overwritten, and that must not stop a supervisor
+        return array("q", [max(-_LARGEST - 1, min(value, _LARGEST)) for value in totals])
 
 
 def finish(objects: Sequence[SharedObject]) -> bool:

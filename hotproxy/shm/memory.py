@@ -6,13 +6,11 @@ space is reserved when an object is made, so a full /dev/shm is an error then an
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import mmap
 import os
 import stat
 import sys
-from collections.abc import Iterator
 from typing import Final
 
 import posix_ipc
@@ -226,13 +224,9 @@ def remove_object(name: str) -> bool:
 
 def remove_segment(segment: str) -> None:
     """Unlink every object of a segment, however many it has. Processes that have mapped it keep their memory."""
-    for number in _count():
+    for number in range(MAX_OBJECTS + 1):
         if not remove_object(object_name(segment, number)) and number > 0:
             return
-
-
-def _count() -> Iterator[int]:
-    yield from range(MAX_OBJECTS + 1)
 
 
 def _shm_create(name: str) -> int:
@@ -268,44 +262,30 @@ def _check_head(name: str, number: int, page: bytes, actual: int) -> int:
     """The object's size, once page 0 makes sense."""
     if len(page) < PAGE_BYTES:
         raise ShmError(f"shared memory {name} is truncated: it has {actual} bytes, not even one page")
-    with contextlib.closing(_Page(page)) as head:
-        magic = head.get(O_MAGIC)
-        if magic == 0:
-            raise ShmError(f"shared memory {name} is not a hotproxy segment, or was never finished")
-        if magic == _SWAPPED_WORD:
-            raise ShmError(f"shared memory {name} has the other byte order")
-        if magic != _MAGIC_WORD:
-            raise ShmError(f"shared memory {name} is not a hotproxy segment: its magic is {page[:8]!r}")
-        if head.get(O_LAYOUT) != LAYOUT_VERSION:
-            raise ShmError(
-                f"shared memory {name} has layout {head.get(O_LAYOUT)}, this version of hotproxy reads {LAYOUT_VERSION}"
-            )
-        size = head.get(O_SIZE)
-        if not PAGE_BYTES <= size <= MAX_OBJECT_BYTES or size % PAGE_BYTES:
-            raise ShmError(f"shared memory {name} is corrupt: it claims a size of {size} bytes")
-        if actual < size:
-            raise ShmError(f"shared memory {name} is truncated: it has {actual} of {size} bytes")
-        if head.get(O_NUMBER) != number:
-            raise ShmError(f"shared memory {name} is corrupt: it claims to be object {head.get(O_NUMBER)}")
-        for area, offset, length, to in (
-            ("schema", head.get(O_SCHEMA), head.get(O_SCHEMA_CAPACITY), WORD_BYTES),
-            ("directory", head.get(O_DIRECTORY), head.get(O_DIRECTORY_ENTRIES) * ENTRY_WORDS * WORD_BYTES, WORD_BYTES),
-            ("arena", head.get(O_ARENA), head.get(O_ARENA_BYTES), CACHE_LINE_BYTES),
-        ):
-            if not PAGE_BYTES <= offset <= size or offset % to or not 0 <= length <= size - offset:
-                raise ShmError(f"shared memory {name} is corrupt: its {area} lies outside of it")
-        return size
-
-
-class _Page:
-    """Page 0 before the object is trusted enough to be mapped."""
-
-    def __init__(self, page: bytes) -> None:
-        self._words = memoryview(page).cast("q")
-
-    def get(self, offset: int) -> int:
-        value: int = self._words[offset >> 3]
-        return value
-
-    def close(self) -> None:
-        self._words.release()
+    words = memoryview(page).cast("q")
+    magic = words[O_MAGIC >> 3]
+    if magic == 0:
+        raise ShmError(f"shared memory {name} is not a hotproxy segment, or was never finished")
+    if magic == _SWAPPED_WORD:
+        raise ShmError(f"shared memory {name} has the other byte order")
+    if magic != _MAGIC_WORD:
+        raise ShmError(f"shared memory {name} is not a hotproxy segment: its magic is {page[:8]!r}")
+    if words[O_LAYOUT >> 3] != LAYOUT_VERSION:
+        raise ShmError(
+            f"shared memory {name} has layout {words[O_LAYOUT >> 3]}, this version of hotproxy reads {LAYOUT_VERSION}"
+        )
+    size = words[O_SIZE >> 3]
+    if not PAGE_BYTES <= size <= MAX_OBJECT_BYTES or size % PAGE_BYTES:
+        raise ShmError(f"shared memory {name} is corrupt: it claims a size of {size} bytes")
+    if actual < size:
+        raise ShmError(f"shared memory {name} is truncated: it has {actual} of {size} bytes")
+    if words[O_NUMBER >> 3] != number:
+        raise ShmError(f"shared memory {name} is corrupt: it claims to be object {words[O_NUMBER >> 3]}")
+    for area, offset, length, to in (
+        ("schema", words[O_SCHEMA >> 3], words[O_SCHEMA_CAPACITY >> 3], WORD_BYTES),
+        ("directory", words[O_DIRECTORY >> 3], words[O_DIRECTORY_ENTRIES >> 3] * ENTRY_WORDS * WORD_BYTES, WORD_BYTES),
+        ("arena", words[O_ARENA >> 3], words[O_ARENA_BYTES >> 3], CACHE_LINE_BYTES),
+    ):
+        if not PAGE_BYTES <= offset <= size or offset % to or not 0 <= length <= size - offset:
+            raise ShmError(f"shared memory {name} is corrupt: its {area} lies outside of it")
+    return size

@@ -7,6 +7,7 @@ slabs that they do not include, taken while `flips` stood still (see `fold`). Wh
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -157,20 +158,21 @@ def _read_cells(objects: Sequence[SharedObject], flips: int) -> _Slabs:
 
 
 def _add_up(base: SharedObject, schema: Schema, cells: _Slabs, now_s: float) -> Reading:
+    layout = list(zip(schema.stats, schema.cell_of, strict=True))
     totals = [0] * schema.cells
     _add(totals, cells.retired)
-    living = [0] * schema.cells  # for gauges: only processes that still run
+    living = {cell: 0 for stat, cell in layout if stat.kind == GAUGE}  # only of processes that still run
+    instance_cells = [cell for stat, cell in layout if stat.kind == INSTANCE_GAUGE]
     speaker: tuple[tuple[bool, bool, int], list[int]] | None = None
-    instance_cells = [
-        cell for stat, cell in zip(schema.stats, schema.cell_of, strict=True) if stat.kind == INSTANCE_GAUGE
-    ]
     epoch = base.get(O_EPOCH)
     processes = []
     for entry, head, values in cells.slabs:
         alive = entry.alive()
         _add(totals, values)
         if alive:
-            _add(living, values)
+            for cell in living:
+                if cell < entry.cells:
+                    living[cell] += values[cell]
             if entry.role == "control":
                 # Who speaks for the instance: one that has published, of the generation that accepts, the newest.
                 published = any(values[cell] for cell in instance_cells if cell < entry.cells)
@@ -179,7 +181,7 @@ def _add_up(base: SharedObject, schema: Schema, cells: _Slabs, now_s: float) -> 
                     speaker = rank, values
         processes.append(_process(entry, head, alive))
     values_by_name: dict[str, int | HistogramValue] = {}
-    for stat, cell in zip(schema.stats, schema.cell_of, strict=True):
+    for stat, cell in layout:
         if stat.kind == COUNTER:
             values_by_name[stat.name] = totals[cell]
         elif stat.kind == HISTOGRAM:
@@ -211,9 +213,8 @@ def _add_up(base: SharedObject, schema: Schema, cells: _Slabs, now_s: float) -> 
 
 def _add(totals: list[int], values: list[int]) -> None:
     # A slab is as long as the schema was at its birth; the retired totals are longer, in reserve.
-    for index, value in enumerate(values[: len(totals)]):
-        if value:
-            totals[index] += value
+    common = min(len(totals), len(values))
+    totals[:common] = map(operator.add, totals[:common], values)
 
 
 def _process(entry: Entry, head: list[int], alive: bool) -> ProcessInfo:

@@ -155,11 +155,15 @@ class Segment:
         """
         try:
             segment = cls.attach(name)
-            why = segment._why_not_mine()
-            if not why:
-                segment._belong_to_me(version)
-                segment.fold_the_dead()
-                return segment
+            try:
+                why = segment._why_not_mine()
+                if not why:
+                    segment._belong_to_me(version)
+                    segment.fold_the_dead()
+                    return segment
+            except BaseException:
+                segment.close()
+                raise
             segment.close()
         except _InUse:
             raise
@@ -181,7 +185,6 @@ class Segment:
             return f"{self.name} is from before the machine was started"
         pid = self.supervisor_pid
         if pid != os.getpid() and is_alive(pid, self.supervisor_start):
-            self.close()
             raise _InUse(f"shared memory {self.name} belongs to the running supervisor {pid}")
         return ""
 
@@ -217,19 +220,18 @@ class Segment:
         entries = [encode_entry(stat) for stat in missing]
         # The totals first: a slab may count in a cell as soon as the schema has it.
         self._cover(self.schema.cells + sum(CELLS[stat.kind] for stat in missing))
-        pending: list[Stat] = []
-        data = b""
         shared = self._schema_end()
-        for stat, entry in zip(missing, entries, strict=True):
-            if shared.get(O_SCHEMA_COMMITTED) + len(data) + len(entry) > shared.schema_capacity:
-                self._commit(shared, data, pending)
-                pending, data = [], b""
+        begun = 0  # of `missing`, the first that is not committed
+        length = 0  # of those from there on
+        for index, entry in enumerate(entries):
+            if shared.get(O_SCHEMA_COMMITTED) + length + len(entry) > shared.schema_capacity:
+                self._commit(shared, b"".join(entries[begun:index]), missing[begun:index])
+                begun, length = index, 0
                 if shared.number + 1 == len(self.objects):
-                    self._chain(sum(map(len, entries)), 0)
+                    self._chain(sum(map(len, entries[index:])), 0)
                 shared = self.objects[shared.number + 1]
-            pending.append(stat)
-            data += entry
-        self._commit(shared, data, pending)
+            length += len(entry)
+        self._commit(shared, b"".join(entries[begun:]), missing[begun:])
 
     def _schema_end(self) -> SharedObject:
         """The object that the next entry goes to: entries never go back to an earlier one, so their order is kept."""

@@ -23,7 +23,7 @@ SURVIVED = 7  # an exit code that no interpreter makes by itself
 
 @pytest.fixture
 def segment(shm_name):
-    made = Segment.create(shm_name)
+    made = Segment.create(shm_name, entries=3)  # a short directory: fewer opcodes to be killed at
     made.add_stats(STATS)
     yield made
     made.close()
@@ -102,7 +102,7 @@ def test_a_fold_killed_at_every_opcode_counts_exactly_once(segment, gone):
         assert counted(segment.name) == (a, 0, b), opcode
         if not killed:
             break
-    assert opcode > 300
+    assert opcode > 200
     assert len(segment.objects) == 1
 
 
@@ -142,7 +142,7 @@ def test_a_growth_killed_at_any_moment_can_be_repeated(shm_name, gone, offset):
         assert values[more[0].name] == grown
         assert values[more[3].name].sum == grown
         assert all(values[f"round.{number}.0"] == number for number in range(1, grown + 1))
-        if not killed or opcode > 1500:
+        if not killed or opcode > 700:
             break
     segment.close()
     slab.close()
@@ -183,6 +183,15 @@ def test_histograms_fold(shm_name, gone):
         slab.histogram("h").record(value)
         segment.fold(slab.serial)
     assert read(shm_name).values["h"] == HistogramValue(3, 42, ((1, 2), (41, 1)))
+
+
+def test_a_slab_full_of_garbage_does_not_stop_the_fold(segment, gone):
+    for _ in range(3):
+        slab = start(segment, gone)
+        slab.counter("a").add(2**63 - 1)
+        slab.counter("b").inc()
+    assert segment.fold_the_dead() == 3
+    assert counted(segment.name) == (2**63 - 1, 0, 3)
 
 
 def test_many_deaths_at_once(segment, gone):

@@ -284,6 +284,7 @@ def test_a_crashed_supervisors_segment_is_continued(segment):
         (lambda segment: segment.objects[0].put(layout.O_LAYOUT, 99), "layout 99"),
         (lambda segment: segment.objects[0].put(layout.O_MAGIC, 0), "never finished"),
         (lambda segment: segment.objects[0].put(layout.O_SCHEMA_COMMITTED, 5), "schema is corrupt"),
+        (lambda segment: segment.objects[0].put(segment.objects[0].directory, 9), "directory makes no sense"),
         (lambda segment: os.truncate(f"/dev/shm{segment.name}", 5000), "truncated"),
         (lambda segment: os.truncate(f"/dev/shm{segment.name}", 0), "truncated"),
         (lambda segment: os.chmod(f"/dev/shm{segment.name}", 0o666), "written by others"),
