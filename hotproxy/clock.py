@@ -106,8 +106,17 @@ class TimerWheel:
             timers = self._buckets[bucket]
             if timers:
                 self._buckets[bucket] = []
-                for timer in timers:
-                    self._visit(timer, bucket, now_s)
+                self._visit_all(timers, bucket, now_s)
+
+    def _visit_all(self, timers: list[Timer], bucket: int, now_s: float) -> None:
+        visited = 0
+        try:
+            for timer in timers:
+                visited += 1
+                self._visit(timer, bucket, now_s)
+        finally:
+            # An owner that raises (our bug) must not take the other timers with it: they get the next turn.
+            self._buckets[bucket].extend(timers[visited:])
 
     def _visit(self, timer: Timer, bucket: int, now_s: float) -> None:
         if timer._bucket != bucket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,3 +94,26 @@ def test_whatever_is_armed_and_rearmed_fires_on_time(script: list[tuple[int, flo
                 deadlines[kind] = 0.0
             owner.fired.clear()
             assert all(not at_s or at_s > clock.now_s() - 2 * TICK_S - 1e-6 for at_s in deadlines.values())
+
+
+def test_an_owner_that_raises_takes_no_other_timer_with_it() -> None:
+    """One bug in one on_timeout emptied the bucket: hundreds of idle timeouts never came."""
+    clock = FakeClock()
+    wheel = TimerWheel(clock)
+    fired: list[str] = []
+
+    class Owner:
+        def on_timeout(self, timer: Timer) -> None:
+            fired.append(timer.kind)
+            if timer.kind == "bug":
+                raise RuntimeError
+
+    for kind in ("one", "bug", "two"):
+        wheel.arm(Timer(Owner(), kind), 1.0)
+    clock.advance(1.2)
+    with pytest.raises(RuntimeError):
+        wheel.advance()
+    for _ in range(2 * BUCKETS):
+        clock.advance(TICK_S)
+        wheel.advance()
+    assert fired == ["one", "bug", "two"]

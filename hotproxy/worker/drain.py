@@ -3,28 +3,38 @@
     serving --soft()--> soft: every HTTP/1 answer says Connection: close, still accepts (`hotproxy drain`)
        |  <--undo()----/
        \\--begin(deadline)--> leaving: accepts no more, connections end as soon as they can
-                                 |--the last one is gone--> over
-                                 \\--deadline--> the rest is closed (DRAIN_DEADLINE) --> over
+       |                         |--the last one is gone--> over
+       |                         \\--deadline--> the rest is closed (DRAIN_DEADLINE) --> over
+       \\--orphaned()--> serving on for 60 s, so that a new supervisor can be started, then leaving
 
 Merely not accepting (ACCEPT_OFF) is none of this: connections live on as before.
 """
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
 from hotproxy.clock import Clock
 from hotproxy.errors import DRAIN_DEADLINE
+from hotproxy.restarter.log import WARNING, log
 from hotproxy.worker.build import Parts
+
+ORPHAN_TIMEOUT_S: Final = 60.0
 
 
 class Drain:
     """`tick()` is called by the worker's tick; `over` says that the process may exit."""
 
-    __slots__ = ("_clock", "_cut", "_parts", "deadline_s")
+    __slots__ = ("_clock", "_cut", "_leave_at_s", "_parts", "_timeout_s", "deadline_s")
 
-    def __init__(self, parts: Parts, clock: Clock) -> None:
+    def __init__(self, parts: Parts, clock: Clock, timeout_s: float) -> None:
+        """`timeout_s`: how long an orphan's connections may take; others are given their deadline. 0 = no limit."""
         self._parts = parts
         self._clock = clock
+        self._timeout_s = timeout_s
         self._cut = False
+        self._leave_at_s = 0.0  # of an orphan
         self.deadline_s = 0.0  # CLOCK_MONOTONIC; 0: not leaving
 
     @property
@@ -56,8 +66,16 @@ class Drain:
         for listener in self._parts.listeners.values():
             listener.drain()
 
+    def orphaned(self) -> None:
+        """Nobody is left to tell us anything."""
+        self._leave_at_s = self._clock.now_s() + ORPHAN_TIMEOUT_S
+
     def tick(self) -> None:
-        if self.leaving and not self._cut and self._clock.now_s() >= self.deadline_s:
+        now_s = self._clock.now_s()
+        if self._leave_at_s and now_s >= self._leave_at_s and not self.leaving:
+            log(WARNING, f"no supervisor for {ORPHAN_TIMEOUT_S:.0f} s: draining")
+            self.begin(now_s + self._timeout_s if self._timeout_s > 0.0 else math.inf)
+        if self.leaving and not self._cut and now_s >= self.deadline_s:
             self._cut = True
             for listener in self._parts.listeners.values():
                 listener.close_connections(DRAIN_DEADLINE)

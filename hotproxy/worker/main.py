@@ -29,7 +29,6 @@ from hotproxy.shm.cells import Slab
 from hotproxy.worker.build import Parts, build
 from hotproxy.worker.drain import Drain
 
-ORPHAN_TIMEOUT_S: Final = 60.0
 EXIT_DRAINED: Final = 0
 EXIT_FAILED: Final = 1
 
@@ -67,7 +66,13 @@ def run(start: WorkerStart) -> int:
     _prepare_process()
     loop = uvloop.new_event_loop()
     try:
-        return Worker(start, loop).run()
+        worker = Worker(start, loop)
+    except OSError as error:  # an access log that can't be opened
+        log(ERROR, f"cannot start: {error}")
+        start.channel.send("FAILED", {"why": str(error)})
+        return EXIT_FAILED
+    try:
+        return worker.run()
     finally:
         loop.close()
 
@@ -85,7 +90,7 @@ def _prepare_process() -> None:
 class Worker:
     """The objects of one worker and what happens to them. Nothing here is on the path of a byte."""
 
-    __slots__ = ("_channel", "_clock", "_drain", "_exit_code", "_loop", "_orphaned_s", "_outbox", "_parts", "_poller",
+    __slots__ = ("_channel", "_clock", "_drain", "_exit_code", "_loop", "_orphaned", "_outbox", "_parts", "_poller",
                  "_start", "_wheel")  # fmt: skip
 
     def __init__(self, start: WorkerStart, loop: asyncio.AbstractEventLoop) -> None:
@@ -96,13 +101,13 @@ class Worker:
         self._wheel = TimerWheel(self._clock)
         self._poller = Poller(loop, self._on_bug)
         self._outbox: deque[tuple[str, dict[str, Any]]] = deque()
-        self._orphaned_s = 0.0  # since when; 0: there is a zygote
+        self._orphaned = False
         self._exit_code = EXIT_DRAINED
         loop.set_exception_handler(self._on_loop_bug)
         self._parts: Parts = build(
             start.config, start.slab, self._poller, self._wheel, self._clock, random.Random(), _report
         )
-        self._drain = Drain(self._parts, self._clock)
+        self._drain = Drain(self._parts, self._clock, start.drain_timeout_s)
         for item in start.sockets:
             self._add_socket(item.listener, item.address_index, item.slot, item.listening, item.shared, item.sock)
 
@@ -128,11 +133,6 @@ class Worker:
         self._wheel.advance()
         self._parts.logs.flush()
         self._flush_outbox()
-        if self._orphaned_s and not self._drain.leaving:
-            now_s = self._clock.now_s()
-            if now_s - self._orphaned_s >= ORPHAN_TIMEOUT_S:
-                log(WARNING, f"no supervisor for {ORPHAN_TIMEOUT_S:.0f} s: draining")
-                self._drain.begin(now_s + self._start.drain_timeout_s)
         self._drain.tick()
         if self._drain.over:
             self._stop(EXIT_DRAINED)
@@ -140,7 +140,7 @@ class Worker:
     # -- the conversation ---------------------------------------------------------------------------------------
 
     def _send(self, kind: str, fields: dict[str, Any] | None = None) -> None:
-        if not self._orphaned_s:
+        if not self._orphaned:
             self._outbox.append((kind, fields or {}))
             self._flush_outbox()
 
@@ -156,7 +156,7 @@ class Worker:
             self._outbox.popleft()
 
     def _on_channel(self) -> None:
-        while not self._orphaned_s:
+        while not self._orphaned:
             try:
                 message = self._channel.receive()
             except FrameError as error:
@@ -164,7 +164,8 @@ class Worker:
                 self._send("UNKNOWN", {"kind": "", "why": str(error)})
                 continue
             except ChannelClosed:
-                self._orphaned_s = self._clock.now_s()
+                self._orphaned = True
+                self._drain.orphaned()
                 self._poller.remove_reader(self._channel.fileno())
                 self._channel.close()
                 return
