@@ -48,7 +48,7 @@ class Conversation:
                 if member is not None:
                     member.state = message.fields["state"][:20]
             elif message.kind == "FAILED":
-                self._supervisor.blame(live, message.fields["why"])
+                live.why = live.why or message.fields["why"]  # as it is: file:line:column come first
                 self._supervisor.handle(live, Event.BROKEN)
             elif message.kind == "UNKNOWN":
                 fields = message.fields

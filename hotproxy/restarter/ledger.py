@@ -6,6 +6,7 @@ of the last run where they were.
 
 from __future__ import annotations
 
+import encodings.ascii  # noqa: F401  # the boot id is read with it; Python would import it at that moment only
 from pathlib import Path
 from typing import Any
 

@@ -23,7 +23,7 @@ from hotproxy.restarter.bind import BindRefused
 from hotproxy.restarter.commands import Caller, CommandSocket
 from hotproxy.restarter.conversation import Conversation
 from hotproxy.restarter.generation import ACCEPTING_STATES, Event, State, step
-from hotproxy.restarter.heartbeats import TICK_S, Heartbeats
+from hotproxy.restarter.heartbeats import LATE_TICKS, TICK_S, Heartbeats
 from hotproxy.restarter.hello import MAX_SLOTS
 from hotproxy.restarter.instance_dir import InstanceLock
 from hotproxy.restarter.kernel import become_subreaper, set_process_name
@@ -61,7 +61,7 @@ class Options:
 class Supervisor:
     """One instance. `zygote_command` is executed for each generation, with its arguments appended."""
 
-    def __init__(self, options: Options, zygote_command: Sequence[str]) -> None:
+    def __init__(self, options: Options, zygote_command: Sequence[str], late_ticks: int = LATE_TICKS) -> None:
         self.options = options
         self._zygote_command = list(zygote_command)
         self.loop = Loop(selectors.DefaultSelector())
@@ -75,7 +75,7 @@ class Supervisor:
         self._handling = False
         self._actions = Actions(self)
         self._conversation = Conversation(self)
-        self._heartbeats = Heartbeats()
+        self._heartbeats = Heartbeats(late_ticks)
         self._stop_callers: list[Caller] = []
         self.stopping = False
         self.soft_drain = False  # `hotproxy drain`: every answer says Connection: close, generations to come too
@@ -245,9 +245,11 @@ class Supervisor:
             self.notifier.reloading()
 
     def restart_ended(self, outcome: Outcome) -> None:
-        if self._served and not self.stopping:
+        if not self._served or self.stopping:
+            return
+        if self.restarts.last is not None:  # not the first start
             self.ledger.count_restart(outcome.ok)
-            self.notifier.ready(outcome.reason if outcome.ok else f"reload refused: {outcome.reason}")
+        self.notifier.ready(outcome.reason if outcome.ok else f"reload refused: {outcome.reason}")
 
     # --- the world outside ---
 

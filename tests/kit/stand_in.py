@@ -1,0 +1,226 @@
+"""A generation without a data plane: the real zygote with slots that greet and echo, and can be told to fail.
+
+Run by a supervisor instead of `python -m hotproxy.zygote`. Its config is JSON:
+
+    {"slots": 2, "listeners": {"a": ["127.0.0.1:0"]}, "drain_s": 5, "ready_s": 5, "accept_s": 5, "fault": "", "stats": []}
+
+A connection is greeted with "<epoch> <slot> <pid>\\n"; what it sends comes back; at its end the slot closes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from hotproxy.restarter.frames import PROTOCOL_VERSION, Channel, ChannelClosed, Message
+from hotproxy.restarter.hello import Deadlines, Hello, WantedAddress, WantedListener
+from hotproxy.shm.layout import LAYOUT_VERSION
+from hotproxy.shm.schema import COUNTER, Stat, to_wire
+from hotproxy.zygote import __main__ as entry
+from hotproxy.zygote import begin
+from hotproxy.zygote.program import Birth
+
+TICK_S = 0.02
+CONTROL = "control"
+
+
+class StandIn:
+    """A `zygote.program.Program`."""
+
+    def __init__(self, config: dict[str, Any], epoch: int, instance_dir: Path) -> None:
+        self.config = config
+        self.fault = config.get("fault", "")
+        control = WantedAddress(f"unix:{instance_dir}/admin.sock", "unix", path=f"{instance_dir}/admin.sock")
+        listeners = [
+            WantedListener(name, tuple(wanted(text) for text in texts))
+            for name, texts in config.get("listeners", {}).items()
+        ]
+        deadlines = Deadlines(**{name: config[name] for name in config if name.endswith("_s")})
+        stats = [Stat("stand_in.accepted", COUNTER), *(Stat(*each) for each in config.get("stats", []))]
+        self.hello = Hello(
+            epoch, config.get("slots", 2), (*listeners, WantedListener(CONTROL, (control,), shared=True)), deadlines,
+            to_wire(stats), "stand-in", PROTOCOL_VERSION, LAYOUT_VERSION, "", {},
+        )  # fmt: skip
+
+    @staticmethod
+    def is_control(listener: str) -> bool:
+        return listener == CONTROL
+
+    def work(self, birth: Birth) -> int:
+        slot = f"{birth.slot}"
+        if self.fault == f"die at birth {slot}":
+            return 3
+        if self.fault == f"hang at birth {slot}":
+            signal.pause()
+        return Slot(birth, self.hello.epoch, self.fault.removesuffix(f" {slot}")).run()
+
+    def control(self, birth: Birth) -> int:
+        return Slot(birth, self.hello.epoch, "").run()
+
+
+def wanted(text: str) -> WantedAddress:
+    if text.startswith("unix:"):
+        return WantedAddress(text, "unix", path=text[5:])
+    host, _, port = text.rpartition(":")
+    return WantedAddress(text, "tcp", host=host.strip("[]"), port=int(port))
+
+
+class Slot:
+    """The worker's conversation, the short way: poll, one turn, no event loop."""
+
+    def __init__(self, birth: Birth, epoch: int, fault: str) -> None:
+        self.birth, self.channel, self.fault = birth, birth.channel, fault
+        self.greeting = f"{epoch} {birth.slot} {os.getpid()}\n".encode()
+        self.accepted = birth.slab.counter("stand_in.accepted")
+        self.sockets = {(each.listener, each.address_index, each.slot): each.sock for each in birth.sockets}
+        self.accepts = self.leaves = self.gone = False
+        self.deadline_s = 0.0
+        self.connections: dict[int, socket.socket] = {}
+
+    def run(self) -> int:
+        self.channel.send("READY")
+        while not self.leaves or (self.connections and time.monotonic() < self.deadline_s):
+            self.birth.slab.heartbeat_ns = time.monotonic_ns()
+            self.birth.slab.connections = len(self.connections)
+            self.turn()
+        return 0
+
+    def turn(self) -> None:
+        poll = select.poll()
+        sockets = {sock.fileno(): sock for sock in self.sockets.values()} if self.accepts else {}
+        if not self.gone:
+            poll.register(self.channel, select.POLLIN)
+        for fd in (*sockets, *self.connections):
+            poll.register(fd, select.POLLIN)
+        for fd, _ in poll.poll(TICK_S * 1000):
+            if fd in sockets:
+                self.accept(sockets[fd])
+            elif fd in self.connections:
+                self.echo(self.connections[fd])
+            else:
+                self.listen_to_zygote()
+
+    def accept(self, listening: socket.socket) -> bool:
+        try:
+            sock, _ = listening.accept()
+        except OSError:
+            return False  # a sibling was faster, or it is shut
+        self.accepted.inc()
+        sock.setblocking(False)
+        self.connections[sock.fileno()] = sock
+        sock.sendall(self.greeting)
+        return True
+
+    def echo(self, sock: socket.socket) -> None:
+        try:
+            data = sock.recv(65536)
+        except OSError:
+            data = b""
+        if data:
+            sock.sendall(data)
+        else:
+            del self.connections[sock.fileno()]
+            sock.close()
+
+    def listen_to_zygote(self) -> None:
+        try:
+            message = self.channel.receive()
+        except ChannelClosed:
+            self.gone = True
+            return
+        if message is not None:
+            self.obey(message)
+            message.close_fds()
+
+    def obey(self, message: Message) -> None:
+        kind, fields = message.kind, message.fields
+        if kind == "ACCEPT_ON":
+            if self.fault == "die on accept":
+                os._exit(4)
+            for sock in self.sockets.values():
+                sock.listen(1024)
+            self.accepts = True
+            if self.fault == "die after listen":
+                os._exit(5)
+            if self.fault != "hang on accept":
+                self.channel.send("ACCEPTING")
+        elif kind == "ACCEPT_OFF":
+            self.accepts = False
+            self.channel.send("ACCEPT_STOPPED")
+        elif kind == "ADOPT":
+            for (listener, index, slot, listening, _), fd in zip(fields["sockets"], message.fds, strict=True):
+                sock = socket.socket(fileno=fd)
+                if not listening:
+                    sock.listen(1024)
+                self.sockets[listener, index, slot] = sock
+            message.fds = []
+        elif kind == "RELEASE":
+            for wire in fields["sockets"]:
+                self.sockets.pop(tuple(wire[:3])).close()
+        elif kind == "SHUT":
+            for wire in fields["sockets"]:
+                self.shut(self.sockets.pop(tuple(wire[:3])))
+            self.channel.send("SHUT_DONE")
+        elif kind == "DRAIN" and fields["deadline_s"]:
+            self.accepts, self.leaves, self.deadline_s = False, True, fields["deadline_s"]
+            for sock in self.sockets.values():
+                sock.close()
+            self.sockets.clear()
+
+    def shut(self, sock: socket.socket) -> None:
+        while self.accept(sock):
+            pass
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # another slot was faster: the socket is shared
+        sock.close()
+
+
+def load_and_live(channel: Channel, config: str, epoch: int, segment: str, instance_dir: Path, workers: int) -> int:
+    """What `hotproxy.zygote.begin.begin` is to hotproxy."""
+    wishes = json.loads(Path(config).read_text())
+    fault = wishes.get("fault", "")
+    if fault == "import error":
+        raise ModuleNotFoundError("No module named 'nowhere'")
+    if fault == "exit before HELLO":
+        os._exit(7)
+    if fault == "killed before HELLO":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "hang before HELLO":
+        signal.pause()
+    if fault == "garbage":
+        channel.sock.send(b"\x00\x00\x00\x03abc")
+        signal.pause()
+    if fault == "cut short":
+        channel.sock.send(b"\x00\x00\x00\x99abc")
+        signal.pause()
+    if fault == "READY first":
+        channel.send("READY")
+        signal.pause()
+    if fault == "bad config":
+        return begin.live(channel, lambda: "stand-in.json:1:1: it is bad\n  two lines of it", epoch, segment)
+    program = StandIn(wishes, epoch, instance_dir)
+    if fault == "other epoch":
+        channel.send("HELLO", {**program.hello.to_wire(), "epoch": 99})
+        signal.pause()
+    if fault == "mad HELLO":
+        channel.send("HELLO", {**program.hello.to_wire(), "listeners": [{"name": 7}]})
+        signal.pause()
+    return begin.live(channel, lambda: program, epoch, segment)
+
+
+if __name__ == "__main__":
+    if json.loads(Path(sys.argv[sys.argv.index("--config") + 1]).read_text()).get("fault") == "no interpreter":
+        sys.exit("the interpreter says why")
+    begin.begin = load_and_live
+    sys.exit(entry.main())
