@@ -190,6 +190,7 @@ class Stream:
 
     def on_internal_error(self) -> None:
         """A bug of ours; the exception is on its way to the log."""
+        self.request_read = False  # whatever was being handled is lost: nothing more on this connection
         self.local_reply(INTERNAL_ERROR)
 
     def _is_progressing(self) -> bool:

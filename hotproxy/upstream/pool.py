@@ -350,7 +350,11 @@ class PoolConnect:
         user = self._over()
         upstream = UpstreamConnection(sock, self._cluster, self._endpoint, user, self._pools, self._runtime)
         upstream.connection.start()
-        user.on_pool_ready(upstream)
+        try:
+            user.on_pool_ready(upstream)
+        except Exception:
+            user.on_internal_error()
+            raise
 
     def on_connect_failed(self, reason: Reason, error: str) -> None:
         user = self._over()
@@ -360,7 +364,11 @@ class PoolConnect:
         stats.upstream_cx_connect_fail.inc()
         if reason is CONNECT_TIMEOUT:  # Envoy counts a timeout as both
             stats.upstream_cx_connect_timeout.inc()
-        user.on_pool_failure(reason, error)
+        try:
+            user.on_pool_failure(reason, error)
+        except Exception:
+            user.on_internal_error()
+            raise
 
     def _over(self) -> PoolUser:
         user, self._user = self._user, None

@@ -23,12 +23,13 @@ from hotproxy.clock import TimerWheel
 from hotproxy.config.address import Address
 from hotproxy.config.model import Route, VirtualHost
 from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT, DRAIN_DEADLINE
+from hotproxy.net.connection import OPEN
 from hotproxy.proxy.connection_manager import ConnectionManager
 from hotproxy.proxy.route import RouteTable
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import HttpListener, Snapshot
 from hotproxy.shm.cells import Slab
-from hotproxy.shm.schema import GAUGE
+from hotproxy.shm.schema import COUNTER, GAUGE
 from hotproxy.telemetry.stats import ClusterStats, HttpStats, ListenerStats
 from hotproxy.telemetry.stream_info import StreamInfo
 from hotproxy.upstream.cluster import Cluster
@@ -46,14 +47,6 @@ OK = "ok"
 REFUSED = "refused"
 TIMED_OUT = "timed out"
 HANGS = "hangs"
-
-DATE = b"date: Tue, 14 Nov 2023 22:13:20 GMT\r\n"
-# What the proxy adds to a request, and to a response that has a date of its own or not.
-FORWARDED = (
-    b"x-forwarded-for: 10.1.1.1\r\nx-forwarded-proto: http\r\n"
-    b"x-request-id: 00000000-0000-4000-8000-000000000000\r\nvia: 1.1 hotproxy\r\n"
-)
-ANSWERED = b"via: 1.1 hotproxy\r\n" + DATE
 
 Step = tuple[object, ...]
 Received = tuple[str, bytes | str]
@@ -209,6 +202,13 @@ class FakeConnect:
             self._owner.on_connect_failed(CONNECT_TIMEOUT, "Connection timed out")
 
 
+class _Clock(FakeClock):
+    """Only monotonic time passes, so that every Date field is DATE."""
+
+    def wall_s(self) -> float:
+        return 1_700_000_000.0
+
+
 class _Random(random.Random):
     """Makes request ids that can be compared."""
 
@@ -237,13 +237,13 @@ class Playbook:
         keepalive_timeout_s: float = 3600.0,
         request_headers_timeout_s: float = 10.0,
     ) -> None:
-        self.clock = FakeClock()
+        self.clock = _Clock()
         self.outcomes = list(outcomes)
         self.connects_to: list[str] = []
         self.log = _Log()
         self.sockets: dict[int, FakeSocket] = {}
         self.closed = 0  # times that the listener was told
-        self._transcript: list[Received] = []
+        self.received: list[Received] = []
         self._routes = routes
         self._endpoints = endpoints
         self._timeouts = (request_headers_timeout_s, keepalive_timeout_s)
@@ -287,11 +287,11 @@ class Playbook:
         return self._socket("up" if self._ups == 1 else f"up{self._ups}")
 
     def _report(self, name: str, what: bytes | str) -> None:
-        last = self._transcript[-1] if self._transcript else ("", "")
+        last = self.received[-1] if self.received else ("", "")
         if last[0] == name and isinstance(what, bytes) and isinstance(last[1], bytes):
-            self._transcript[-1] = (name, last[1] + what)
+            self.received[-1] = (name, last[1] + what)
         else:
-            self._transcript.append((name, what))
+            self.received.append((name, what))
 
     def on_connection_closed(self, connection: object) -> None:
         self.closed += 1
@@ -301,12 +301,12 @@ class Playbook:
 
     def __call__(self, *steps: Step) -> list[Received]:
         """Play these steps; returns what the sides have received meanwhile, in order, joined where it is one piece."""
-        self._transcript = []
+        self.received = []
         self.loop.run()
         for step in steps:
             self._play(step)
             self.loop.run()
-        return self._transcript
+        return self.received
 
     def _play(self, step: Step) -> None:
         kind = step[0]
@@ -320,14 +320,20 @@ class Playbook:
             self.manager.drain()
         elif kind == "deadline":
             self.manager.close(DRAIN_DEADLINE)
-        else:
+        elif step[1] != b"":
             sock = self.side(kind)
             if step[1] == RESET:
                 sock.broken = True
             sock.inbox.append(step[1])  # type: ignore[arg-type]
 
+    def find(self, name: object) -> FakeSocket | None:
+        """This side's socket, if there is one already."""
+        return next((sock for sock in self.sockets.values() if sock.name == name), None)
+
     def side(self, name: object) -> FakeSocket:
-        return next(sock for sock in self.sockets.values() if sock.name == name)
+        found = self.find(name)
+        assert found is not None, f"nobody is called {name}"
+        return found
 
     def is_read(self, name: str) -> bool:
         """Does anybody want to hear what this side says?"""
@@ -350,20 +356,31 @@ class Playbook:
         self.manager = ConnectionManager.load(state, socks, self.listener, self, self.runtime)
         self.manager.resume()
 
+    def can_move(self) -> bool:
+        """Is nothing breaking in this very moment (that ends by itself)?"""
+        stream = self.manager.stream
+        router = stream.router if stream is not None else None
+        connections = [self.manager.connection]
+        if router is not None and router._upstream is not None:
+            connections.append(router._upstream.connection)
+        return all(connection.state == OPEN for connection in connections)
+
     # -- looking
 
     def _add_totals(self) -> None:
         for stat in self._stats:
-            if stat.name.startswith(("http.", "cluster.")) and "time" not in stat.name.rpartition("_")[2]:
-                try:
-                    value = self.slab.counter(stat.name).value
-                except KeyError:
-                    continue
+            if stat.kind == COUNTER:
+                value = self.slab.counter(stat.name).value
                 self._totals[stat.name] = self._totals.get(stat.name, 0) + value
 
     def count(self, name: str) -> int:
         """A counter, over all processes so far."""
         return self._totals.get(name, 0) + self.slab.counter(name).value
+
+    def ended(self) -> tuple[tuple[str, ...], str, int]:
+        """Of the last stream that finished: flags, details, status."""
+        info = self.log.infos[-1]
+        return info.flags, info.details, info.status
 
     def end(self) -> None:
         """Everybody leaves; then nothing may be left: no gauge, no descriptor, no held byte, no unfinished stream."""
@@ -376,7 +393,7 @@ class Playbook:
         for sock in self.sockets.values():
             sock.window = None
         self.loop.run()
-        pass_time(self.clock, self.wheel, 5.0)
+        pass_time(self.clock, self.wheel, 1.1)  # lingering
         self.loop.run()
         assert self.closed == 1, "the listener was not told that the connection is over"
         assert self.manager.stream is None
