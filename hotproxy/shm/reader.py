@@ -53,6 +53,8 @@ from hotproxy.shm.schema import (
     bucket_bounds,
 )
 
+__all__ = ["HistogramValue", "ProcessInfo", "Reading", "ShmError", "read"]
+
 # A fold takes well under a millisecond, as does an attempt; to be interrupted this often, somebody must fold
 # without a pause for seconds.
 MAX_ATTEMPTS: Final = 10_000
