@@ -67,7 +67,10 @@ class Poller:
         watch.reader = callback
 
     def add_exclusive_reader(self, fd: int, callback: Callback) -> None:
-        """For a listening socket that several processes watch: not all of them are woken (epoll_ctl(2))."""
+        """For a listening socket that several processes watch (epoll_ctl(2)).
+
+        Spares the herd most wake-ups, not all of them, as this epoll is nested: one that finds the queue empty goes on.
+        """
         watch = self._watches[fd] = _Watch(self._turn)
         watch.reader = callback
         self._epoll.register(fd, _IN | select.EPOLLEXCLUSIVE)

@@ -23,7 +23,7 @@ from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import HttpListener, Snapshot, TcpListener
 from hotproxy.proxy.tcp_proxy import TcpProxy
 from hotproxy.shm.cells import Slab
-from hotproxy.shm.schema import Stat
+from hotproxy.shm.schema import COUNTER, Stat
 from hotproxy.telemetry.access_log import AccessLog
 from hotproxy.telemetry.log_format import LogFormat
 from hotproxy.telemetry.log_sink import LogSinks
@@ -35,6 +35,9 @@ from hotproxy.upstream.pool import Pools
 
 # Below this a worker would refuse clients for no good reason; such a limit is a mistake, and EMFILE is handled.
 _MIN_CONNECTIONS: Final = 16
+
+# Exceptions in a worker: bugs of ours, each with a traceback in the log. 0 is the only good value.
+INTERNAL_ERRORS: Final = Stat("server.internal_errors", COUNTER, (), "hotproxy_server_internal_errors")
 
 _Terminal = Terminal[HttpListener | TcpListener, Runtime]
 
@@ -51,7 +54,7 @@ class Parts:
 
 def declare_stats(config: model.Config) -> list[Stat]:
     """Every statistic that workers of this config write."""
-    stats: list[Stat] = []
+    stats = [INTERNAL_ERRORS]
     for listener in config.listeners:
         stats += ListenerStats.declare(listener.name)
         stats += HttpStats.declare(listener.name) if listener.tcp is None else TcpStats.declare(listener.name)

@@ -26,7 +26,7 @@ from hotproxy.net.poller import Poller
 from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull, FrameError, Message
 from hotproxy.restarter.log import ERROR, INFO, WARNING, log, name_process
 from hotproxy.shm.cells import Slab
-from hotproxy.worker.build import Parts, build
+from hotproxy.worker.build import INTERNAL_ERRORS, Parts, build
 from hotproxy.worker.drain import Drain
 
 EXIT_DRAINED: Final = 0
@@ -90,8 +90,10 @@ def _prepare_process() -> None:
 class Worker:
     """The objects of one worker and what happens to them. Nothing here is on the path of a byte."""
 
-    __slots__ = ("_channel", "_clock", "_drain", "_exit_code", "_loop", "_orphaned", "_outbox", "_parts", "_poller",
-                 "_start", "_wheel")  # fmt: skip
+    __slots__ = (
+        "_bugs", "_channel", "_clock", "_drain", "_exit_code", "_loop", "_orphaned", "_outbox", "_parts", "_poller",
+        "_start", "_wheel",
+    )  # fmt: skip
 
     def __init__(self, start: WorkerStart, loop: asyncio.AbstractEventLoop) -> None:
         self._start = start
@@ -102,6 +104,7 @@ class Worker:
         self._poller = Poller(loop, self._on_bug)
         self._outbox: deque[tuple[str, dict[str, Any]]] = deque()
         self._orphaned = False
+        self._bugs = start.slab.counter(INTERNAL_ERRORS.name)
         self._exit_code = EXIT_DRAINED
         loop.set_exception_handler(self._on_loop_bug)
         self._parts: Parts = build(
@@ -247,6 +250,7 @@ class Worker:
 
     def _on_bug(self, callback: Callable[[], None], error: Exception) -> None:
         """A callback raised: say it with its traceback, and end the connection concerned; all others go on."""
+        self._bugs.inc()
         log(ERROR, f"internal error in {callback!r}:\n{''.join(traceback.format_exception(error))}")
         connection = getattr(callback, "__self__", None)
         if isinstance(connection, Connection):
@@ -256,6 +260,7 @@ class Worker:
                 log(ERROR, f"internal error while ending it:\n{''.join(traceback.format_exception(second))}")
 
     def _on_loop_bug(self, loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> None:
+        self._bugs.inc()
         error = details.get("exception")
         text = "".join(traceback.format_exception(error)) if error is not None else ""
         log(ERROR, f"internal error: {details.get('message')}\n{text}")

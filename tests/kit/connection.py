@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hotproxy.net.connection import CLOSED, FLUSHING, OPEN, ConnectionOwner
 
 
@@ -27,6 +29,7 @@ class FakeConnection:
         self.started = False
         self.read_disabled = 0
         self.pending_bytes = 0  # set by the test to play a slow reader
+        self.done: Callable[[], None] | None = None
 
     @property
     def written(self) -> bytes:
@@ -53,14 +56,21 @@ class FakeConnection:
         if self.state == OPEN:
             self.write_closed = True
 
-    def finish(self) -> None:
+    def finish(self, done: Callable[[], None] | None = None) -> None:
+        """Flushing ends when the test calls `close()`."""
         if self.state == OPEN:
             self.state = FLUSHING
             self.owner = None
+            self.done = done
+        elif done is not None:
+            done()
 
     def close(self) -> None:
         self.state = CLOSED
         self.owner = None
+        done, self.done = self.done, None
+        if done is not None:
+            done()
 
     # -- what a test does
 

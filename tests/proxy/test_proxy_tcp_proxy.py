@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import socket
 import struct
@@ -12,13 +13,14 @@ import pytest
 from hotproxy.clock import TimerWheel
 from hotproxy.config.address import Address
 from hotproxy.errors import DRAIN_DEADLINE
-from hotproxy.net.connection import FLUSH_S, HIGH_WATERMARK_BYTES, LINGER_S
+from hotproxy.net.connection import FLUSH_S, HIGH_WATERMARK_BYTES, LINGER_S, Connection
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import Snapshot, TcpListener
-from hotproxy.proxy.tcp_proxy import EARLY_BYTES, TcpProxy
+from hotproxy.proxy.tcp_proxy import EARLY_BYTES, Leg, TcpProxy
 from hotproxy.shm.cells import Slab
 from hotproxy.telemetry.stats import ClusterStats, ListenerStats, TcpStats
 from hotproxy.upstream.cluster import Cluster
+from hotproxy.upstream.connect import ConnectAttempt
 from hotproxy.upstream.endpoint import Endpoint
 from tests.kit.clock import FakeClock, pass_time
 from tests.kit.connection import FakeGauge
@@ -535,3 +537,31 @@ def test_what_it_does_not_know_it_refuses(make, change):
     process = bench.process
     with pytest.raises(ValueError, match="kind"):
         TcpProxy.load(state, [bench.client, bench.client], process.listener, process, process.runtime)
+
+
+@pytest.mark.parametrize("end", ["both close", "client resets", "refused"])
+def test_what_ended_does_not_wait_for_a_garbage_collection(end):
+    """Workers make no full collections: a cycle would stay for ever."""
+    gc.collect()
+    gc.disable()
+    try:
+        bench = Bench()
+        if end == "refused":
+            bench.listeners[0].close()
+        bench.start()
+        if end == "refused":
+            bench.turn()
+            bench.client.close()
+        else:
+            upstream = bench.connect()
+            upstream.close()
+            reset(bench.client) if end == "client resets" else bench.client.close()
+        bench.turn()
+        assert bench.process.ended == [bench.proxy]
+        bench.process.ended.clear()
+        bench.proxy = None
+        left = [thing for thing in gc.get_objects() if isinstance(thing, TcpProxy | Leg | Connection | ConnectAttempt)]
+        assert left == []
+    finally:
+        gc.enable()
+        bench.listeners[0].close()
