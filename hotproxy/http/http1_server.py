@@ -115,7 +115,6 @@ class Http1ServerCodec:
         if self._state != _COMPLETE:
             raise ValueError("the request has not ended")
         self._state = _HEAD
-        self._scanned = 0
         self._blank_lines = 0
         # Should the next request not even have a head, then its 400 must not be shaped by this one.
         self._answering_head = False

@@ -60,7 +60,7 @@ def incomplete_head_violation(buffer: bytes, scanned: int, max_line_bytes: int) 
     Of several causes it is the one whose byte comes first, so that the answer does not depend on how the bytes were
     split. `max_line_bytes` bounds the first line, its CRLF included; the end of the head must lie within 64 KiB.
     """
-    bare = _BARE_LF.search(buffer, max(0, scanned - 1), MAX_HEAD_BYTES + 1)
+    bare = _BARE_LF.search(buffer, scanned, MAX_HEAD_BYTES + 1)  # it looks one byte back itself
     bare_at = bare.start() if bare is not None else MAX_HEAD_BYTES + 1
     if len(buffer) > max_line_bytes and bare_at > max_line_bytes and buffer.find(b"\r\n", 0, max_line_bytes) < 0:
         return Violation("http1.request_line_too_long", 414)

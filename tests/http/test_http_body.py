@@ -116,3 +116,10 @@ def test_our_own_broken_promises_are_bugs():
 def test_a_field_that_would_split_the_message_is_a_bug(field: tuple[bytes, bytes]):
     with pytest.raises(ValueError, match="CR, LF or NUL"):
         field_lines(Headers([(b"Ok", b"1"), field]))
+
+
+@pytest.mark.parametrize("wrong", [b"0", b"\n", b"\r0"])
+def test_a_wrong_byte_behind_a_chunk_is_refused_at_once(wrong: bytes):
+    events: list[Event] = []
+    BodyDecoder(CHUNKED).decode(b"5\r\nhello" + wrong, 0, events)
+    assert isinstance(events[-1], Violation)

@@ -168,3 +168,10 @@ def test_a_request_moves_in_the_middle(head: RequestHead):
         assert moves.dump() == state
         assert step(moves) == step(stays)
         assert moves.dump() == stays.dump()
+
+
+def test_a_short_head_may_come_behind_the_rest_of_a_long_one():
+    """How far the interim head had been searched was applied to the next one, whose end then was not seen."""
+    codec = sent()
+    assert codec.receive(b"HTTP/1.1 103 Early Hints\r\nLink: " + b"x" * 200) == []
+    assert text(codec.receive(b"\r\n\r\n" + OK))[-2:] == ["data ab", "end"]

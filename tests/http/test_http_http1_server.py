@@ -260,3 +260,12 @@ def test_a_response_moves_in_the_middle():
             assert step(moves) == step(stays)
             assert moves.dump() == stays.dump()
         assert moves.keep_alive is stays.keep_alive
+
+
+def test_a_short_request_may_come_behind_the_rest_of_a_long_one():
+    codec = Http1ServerCodec()
+    assert codec.receive(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 200) == []
+    codec.receive(b"\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
+    codec.encode_head(head(), False)
+    codec.next_message()
+    assert text(codec.receive(b""))[-1] == "end"
