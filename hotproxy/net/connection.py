@@ -449,13 +449,24 @@ class Connection:
         wheel: TimerWheel,
         buffered: Gauge,
     ) -> Connection:
-        """A connection as `dump` described it, reading enabled, not started. ValueError for another version.
+        """A connection as `dump` described it, reading enabled, not started. ValueError for another version or shape.
 
         `pressed` tells the owner whether the other side must stay disabled; `on_pressure(False)` will come.
         """
-        if not isinstance(state, dict) or state.get("version") != DUMP_VERSION:
-            raise ValueError("a connection's state of another version")
-        values = cast(ConnectionState, state)
+        match state:
+            case {
+                "version": 1,
+                "rx": int(),
+                "tx": int(),
+                "read_closed": bool(),
+                "write_closed": bool(),
+                "shut_after_flush": bool(),
+                "pressed": bool(),
+                "pending": bytes(),
+            }:
+                values = cast(ConnectionState, state)
+            case _:
+                raise ValueError("a connection's state of another version or shape")
         connection = cls(sock, owner, loop, wheel, buffered)
         connection.rx_bytes = values["rx"]
         connection.tx_bytes = values["tx"]

@@ -472,6 +472,7 @@ class ConnectionManager:
             if stream_state is not None:
                 manager._load_stream(stream_state, socks)
         except ValueError:
+            manager.connection.detach()  # takes what it holds off the gauge; the descriptor stays open
             listener.stats.downstream_cx_active.add(-1)
             raise
         wheel = runtime.wheel

@@ -304,8 +304,8 @@ class UpstreamConnection:
         if endpoint is None:  # the new config no longer has it; the request that it is answering has
             endpoint = Endpoint(Address.parse(name))
         upstream = cls(sock, cluster, endpoint, user, pools, runtime)
-        upstream.connection = Connection.load(sock, connection, upstream, runtime.loop, runtime.wheel, runtime.buffered)
         upstream.codec = Http1ClientCodec.load(codec)
+        upstream.connection = Connection.load(sock, connection, upstream, runtime.loop, runtime.wheel, runtime.buffered)
         upstream.raw = raw
         upstream.reused = reused
         upstream.responded = responded

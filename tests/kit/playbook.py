@@ -3,10 +3,11 @@
     play = Playbook(routes=[Route(prefix="/", cluster="api")])
     assert play(("down", GET), ("up", OK_HI)) == [("up", GET_FORWARDED), ("down", OK_HI_ANSWERED)]
 
-Sides: "down" is the client, "up" the first connection to an endpoint, "up2" the second one ... What a side says or
-receives is bytes, or EOF, or RESET. ("time", seconds) lets time pass; ("window", side, bytes) says how much a side
-takes from now on (None: everything); ("handoff",), ("drain",) and ("deadline",) are what they say.
-The real `Connection`, codecs, timer wheel and statistics are at work; only the kernel is played.
+Sides: "down" is the client, "up" the first connection to an endpoint, "up2" the second one ...; "origin" speaks on
+the newest of them. What a side says or receives is bytes, or EOF, or RESET. ("time", seconds) lets time pass;
+("window", side, bytes) says how much a side takes from now on (None: everything); ("handoff",), ("drain",) and
+("deadline",) are what they say. The real `Connection`, codecs, timer wheel and statistics are at work; only the kernel
+is played.
 """
 
 from __future__ import annotations
@@ -328,6 +329,8 @@ class Playbook:
 
     def find(self, name: object) -> FakeSocket | None:
         """This side's socket, if there is one already."""
+        if name == "origin":
+            return max((sock for sock in self.sockets.values() if sock is not self.client), key=FakeSocket.fileno)
         return next((sock for sock in self.sockets.values() if sock.name == name), None)
 
     def side(self, name: object) -> FakeSocket:
@@ -377,6 +380,12 @@ class Playbook:
         """A counter, over all processes so far."""
         return self._totals.get(name, 0) + self.slab.counter(name).value
 
+    def gauges(self) -> dict[str, int]:
+        """Those that are not zero."""
+        values = {stat.name: self.slab.gauge(stat.name).value for stat in self._stats if stat.kind == GAUGE}
+        values["buffered"] = self.buffered.value
+        return {name: value for name, value in values.items() if value}
+
     def ended(self) -> tuple[tuple[str, ...], str, int]:
         """Of the last stream that finished: flags, details, status."""
         info = self.log.infos[-1]
@@ -400,8 +409,6 @@ class Playbook:
         open_ = [sock.name for sock in self.sockets.values() if not sock.closed]
         assert not open_, f"still open: {open_}"
         assert not self.loop.readers and not self.loop.writers
-        gauges = {stat.name: self.slab.gauge(stat.name).value for stat in self._stats if stat.kind == GAUGE}
-        assert not any(gauges.values()), f"gauges: { {name: value for name, value in gauges.items() if value} }"
-        assert self.buffered.value == 0
+        assert self.gauges() == {}
         assert [endpoint.active for endpoint in self.cluster.endpoints] == [0] * len(self.cluster.endpoints)
         assert len(self.log.infos) == self.count("http.web.downstream_rq_total"), "streams begun and finished"
