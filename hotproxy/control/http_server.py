@@ -11,6 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from http import HTTPStatus
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import h11
@@ -19,6 +20,7 @@ READ_BYTES = 64 * 1024
 # A request to the admin API is a line and a few fields; whoever sends more wants something else.
 MAX_BODY_BYTES = 1024 * 1024
 IDLE_TIMEOUT_S = 60.0
+STATUSES = frozenset(HTTPStatus)
 LINGER_S = 1.0
 LINGER_BYTES = 16 * MAX_BODY_BYTES
 
@@ -167,7 +169,8 @@ async def _send(
     whole = reply.body if isinstance(reply.body, bytes) else None
     if whole is not None:
         headers.append(("content-length", str(len(whole))))
-    writer.write(connection.send(h11.Response(status_code=reply.status, headers=headers)) or b"")
+    reason = HTTPStatus(reply.status).phrase if reply.status in STATUSES else ""
+    writer.write(connection.send(h11.Response(status_code=reply.status, headers=headers, reason=reason)) or b"")
     if method != "HEAD" and reply.status not in (204, 304):
         pieces = [whole] if whole is not None else (piece.encode() for piece in reply.body)  # type: ignore[union-attr]
         for piece in pieces:

@@ -124,7 +124,8 @@ def _listener(config: model.Listener, slab: Slab, logs: LogSinks) -> HttpListene
     access_log = None
     if config.access_log is not None:
         sink = logs.open(config.access_log.path)
-        access_log = AccessLog(LogFormat.compile(config.access_log.format), sink)
+        log_format = LogFormat.compile(config.access_log.format)
+        access_log = AccessLog(log_format, sink, AccessLogStats(slab, config.name))
     listener_stats = ListenerStats(slab, config.name)
     if config.tcp is not None:
         return TcpListener(

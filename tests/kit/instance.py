@@ -81,19 +81,24 @@ class Instance:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(10)
-        self._remember()
-        for process in self._seen:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(self._seen, 10)
+        self.kill_all()
         if self.process is not None:
             self.process.wait(10)
         for entry in self.shared_memory():
             entry.unlink()
 
+    def kill_all(self) -> None:
+        """`kill -9` for every process that is or was known."""
+        self._remember()
+        for process in self._seen:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(self._seen, 10)
+        self._seen.clear()
+
     def _remember(self) -> None:
-        """Every process of this instance, orphans too: they all carry its directory, or descend from one that does."""
-        marker = str(self.directory)
+        """Every process of this instance: they carry its runtime directory, descend from one that does, or are known."""
+        marker = str(self.directory / "run")
         for process in psutil.process_iter(["cmdline"]):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 if process.pid != os.getpid() and any(marker in word for word in process.info["cmdline"] or ()):

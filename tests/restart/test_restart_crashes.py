@@ -104,12 +104,7 @@ def test_counters_are_right_whenever_the_supervisor_is_killed(short_path: Path, 
             assert proxy.process is not None
             proxy.process.wait(PATIENCE_S)
             assert proxy.stats()["http.web.downstream_rq_total"] == requests, "with every process dead"
-            for pid in others:  # a zygote may have forked again between the kills
-                eventually(lambda pid=pid: not psutil.pid_exists(pid), "the generation to be gone")
-            proxy._remember()
-            for process in proxy._seen:
-                if process.is_running() and process.pid != os.getpid():
-                    process.kill()
+            proxy.kill_all()  # a zygote may have forked again between the kills
             proxy.start()
             assert proxy.stats()["http.web.downstream_rq_total"] == requests, "after a new start"
 

@@ -139,7 +139,7 @@ def test_new_code_serves_after_a_reload(short_path: Path, nginx_address: str, in
         with clients.load(proxy.port("web"), new_rate=200, keepalive=50) as load:
             before = clients.exchange(proxy.port("web"), request)
             assert b"1.1 hotproxy" in before
-            installation.edit("proxy/forwarding.py", '1.1 hotproxy"', '1.1 hotproxy-next"')
+            installation.edit("proxy/forwarding.py", 'b"1.1 hotproxy"', 'b"1.1 hotproxy-next"')
             assert clients.exchange(proxy.port("web"), request).count(b"hotproxy-next") == 0
             proxy.reload()
             assert b"1.1 hotproxy-next" in clients.exchange(proxy.port("web"), request)
