@@ -12,7 +12,8 @@ import click
 from hotproxy.cli import place as places
 from hotproxy.cli.main import Globals
 from hotproxy.errors import EXIT_UNREACHABLE, EXIT_USAGE, HotproxyError
-from hotproxy.shm.reader import Reading, ShmError, read
+from hotproxy.shm.layout import ShmError
+from hotproxy.shm.reader import Reading, read
 from hotproxy.shm.segment import segment_name
 from hotproxy.telemetry import prometheus, text
 
@@ -46,7 +47,8 @@ def stats(globals_: Globals, regex: str, form: str | None, watch: bool) -> None:
 
 def _read(name: str, place: places.Place) -> Reading:
     try:
-        return read(name)
+        # The proxy's user owns both; its group may read them.
+        return read(name, owner_uid=place.directory.stat().st_uid)
     except ShmError as error:
         raise HotproxyError(f"no stats of instance '{place.instance}': {error}", EXIT_UNREACHABLE) from None
 

@@ -12,7 +12,8 @@ from typing import Final
 
 from hotproxy import __version__
 from hotproxy.control.http_server import Reply, Request
-from hotproxy.shm.reader import Reading, ShmError, read
+from hotproxy.shm.layout import ShmError
+from hotproxy.shm.reader import Reading, read
 from hotproxy.telemetry import prometheus, text
 
 PATHS: Final = {

@@ -57,6 +57,7 @@ class _Control:
         self._server = HttpServer(admin.answer)
         loop.add_reader(self._start.channel.fileno(), self._on_channel)
         self._tick()
+        self._publish_membership()
         self._start.channel.send("READY")
         await self._leaving.wait()
         self._stop_accepting()
@@ -108,17 +109,16 @@ class _Control:
             # 64 callers may wait: scrapers and people. Calling it again on a socket that listens already is harmless.
             sock.listen(64)
         self._server.start_accepting(self._start.sockets)
-        self._publish_membership(1)
 
     def _stop_accepting(self) -> None:
         if not self._accepting:
             return
         self._accepting = False
         self._server.stop_accepting()
-        self._publish_membership(0)  # the successor's cells count from now on; both would count twice
 
-    def _publish_membership(self, times: int) -> None:
+    def _publish_membership(self) -> None:
+        """Readers take these from the control process of the newest accepting generation; they are not added up."""
         for cluster in self._start.config.clusters:
             stats = ClusterStats(self._start.slab, cluster.name)
-            stats.membership_total.set(len(cluster.endpoints) * times)
-            stats.membership_healthy.set(len(cluster.endpoints) * times)
+            stats.membership_total.set(len(cluster.endpoints))
+            stats.membership_healthy.set(len(cluster.endpoints))
