@@ -3,7 +3,7 @@
     serving --soft()--> soft: every HTTP/1 answer says Connection: close, still accepts (`hotproxy drain`)
        |  <--undo()----/
        \\--begin(deadline)--> leaving: accepts no more, connections end as soon as they can
-       |                         |--the last one is gone--> over
+       |                         |--the last one is gone, and what was closed is flushed--> over
        |                         \\--deadline--> the rest is closed (DRAIN_DEADLINE) --> over
        \\--orphaned()--> serving on for 60 s, so that a new supervisor can be started, then leaving
 
@@ -13,7 +13,7 @@ Merely not accepting (ACCEPT_OFF) is none of this: connections live on as before
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, Protocol
 
 from hotproxy.clock import Clock
 from hotproxy.errors import DRAIN_DEADLINE
@@ -23,14 +23,22 @@ from hotproxy.worker.build import Parts
 ORPHAN_TIMEOUT_S: Final = 60.0
 
 
+class Watching(Protocol):
+    """The `Poller`."""
+
+    @property
+    def watched(self) -> int: ...
+
+
 class Drain:
     """`tick()` is called by the worker's tick; `over` says that the process may exit."""
 
-    __slots__ = ("_clock", "_cut", "_leave_at_s", "_parts", "_timeout_s", "deadline_s")
+    __slots__ = ("_clock", "_cut", "_leave_at_s", "_parts", "_timeout_s", "_watching", "deadline_s")
 
-    def __init__(self, parts: Parts, clock: Clock, timeout_s: float) -> None:
+    def __init__(self, parts: Parts, watching: Watching, clock: Clock, timeout_s: float) -> None:
         """`timeout_s`: how long an orphan's connections may take; others are given their deadline. 0 = no limit."""
         self._parts = parts
+        self._watching = watching
         self._clock = clock
         self._timeout_s = timeout_s
         self._cut = False
@@ -43,7 +51,13 @@ class Drain:
 
     @property
     def over(self) -> bool:
-        return self.leaving and self._parts.admission.open == 0
+        """Nothing is left, or may be left. A connection that its listener has forgotten may still flush and linger:
+
+        the loop watches it, and then watches more than the one descriptor of the zygote's channel.
+        """
+        if not self.leaving or self._parts.admission.open > 0:
+            return False
+        return self._cut or self._watching.watched <= 1
 
     def soft(self) -> None:
         self._parts.runtime.draining = True

@@ -110,7 +110,7 @@ class Worker:
         self._parts: Parts = build(
             start.config, start.slab, self._poller, self._wheel, self._clock, random.Random(), _report
         )
-        self._drain = Drain(self._parts, self._clock, start.drain_timeout_s)
+        self._drain = Drain(self._parts, self._poller, self._clock, start.drain_timeout_s)
         for item in start.sockets:
             self._add_socket(item.listener, item.address_index, item.slot, item.listening, item.shared, item.sock)
 

@@ -16,6 +16,7 @@ class Parts:
 
     def __init__(self, open_: int) -> None:
         self.asked: list[object] = []
+        self.watched = 1  # the channel
         self.admission = SimpleNamespace(open=open_)
         pools = SimpleNamespace(drain=lambda: self.asked.append("pools"))
         self.runtime = SimpleNamespace(draining=False, snapshot=SimpleNamespace(pools=pools))
@@ -39,7 +40,7 @@ def clock():
 
 def test_the_last_connection_ends_it(clock):
     parts = Parts(1)
-    drain = Drain(parts, clock, 30.0)
+    drain = Drain(parts, parts, clock, 30.0)
     assert not drain.over
     drain.begin(clock.now_s() + 10)
     assert parts.runtime.draining
@@ -51,16 +52,34 @@ def test_the_last_connection_ends_it(clock):
 
 
 def test_a_worker_without_connections_is_over_at_once(clock):
-    drain = Drain(Parts(0), clock, 30.0)
+    parts = Parts(0)
+    drain = Drain(parts, parts, clock, 30.0)
     assert not drain.over
     drain.begin(clock.now_s() + 10)
     assert drain.over
 
 
+def test_what_is_flushed_or_lingers_is_waited_for_until_the_deadline(clock):
+    """The last answers of a generation were cut off: their connections had left the listener, and it exited."""
+    for until_deadline in (False, True):
+        parts = Parts(0)
+        parts.watched = 3
+        drain = Drain(parts, parts, clock, 30.0)
+        drain.begin(clock.now_s() + 10)
+        drain.tick()
+        assert not drain.over
+        if until_deadline:
+            clock.advance(10)
+            drain.tick()
+        else:
+            parts.watched = 1
+        assert drain.over
+
+
 @pytest.mark.parametrize("again_s", [None, 20.0, 10.0])
 def test_the_earliest_deadline_cuts_the_rest(clock, again_s):
     parts = Parts(3)
-    drain = Drain(parts, clock, 30.0)
+    drain = Drain(parts, parts, clock, 30.0)
     start_s = clock.now_s()
     drain.begin(start_s + 10)
     if again_s is not None:
@@ -77,7 +96,7 @@ def test_the_earliest_deadline_cuts_the_rest(clock, again_s):
 
 def test_a_soft_drain_is_only_said_and_can_be_undone(clock):
     parts = Parts(3)
-    drain = Drain(parts, clock, 30.0)
+    drain = Drain(parts, parts, clock, 30.0)
     drain.soft()
     assert parts.runtime.draining
     drain.undo()
@@ -90,7 +109,7 @@ def test_a_soft_drain_is_only_said_and_can_be_undone(clock):
 
 def test_an_orphan_serves_for_a_minute_then_drains(clock):
     parts = Parts(3)
-    drain = Drain(parts, clock, 30.0)
+    drain = Drain(parts, parts, clock, 30.0)
     drain.orphaned()
     clock.advance(ORPHAN_TIMEOUT_S - 0.1)
     drain.tick()
@@ -105,7 +124,7 @@ def test_an_orphan_serves_for_a_minute_then_drains(clock):
 
 def test_an_orphan_with_no_limit_waits_for_its_last_connection(clock):
     parts = Parts(1)
-    drain = Drain(parts, clock, 0.0)
+    drain = Drain(parts, parts, clock, 0.0)
     drain.orphaned()
     clock.advance(ORPHAN_TIMEOUT_S)
     drain.tick()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import select
 import signal
 import socket
@@ -20,6 +21,8 @@ from hotproxy.restarter.frames import Channel, Message
 from hotproxy.shm.cells import Slab
 from hotproxy.worker import main
 from hotproxy.worker.build import declare_stats
+
+BIG = random.Random(8).randbytes(3_000_000)
 
 
 class Origin:
@@ -42,7 +45,7 @@ class Origin:
             while line := lines.readline():
                 while lines.readline() not in (b"\r\n", b""):
                     pass
-                body = line.strip()
+                body = BIG if b"/big" in line else line.strip()
                 sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
 
     def _serve_echo(self, sock: socket.socket) -> None:
@@ -65,6 +68,7 @@ class Worker:
         for listener in config.listeners:
             sock = socket.socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)  # accepted sockets inherit it
             sock.bind(("127.0.0.1", 0))
             if listening:
                 sock.listen()
@@ -253,6 +257,30 @@ def test_drain_ends_with_the_last_connection(worker):
     assert tunnel.recv(1) == b"b"
     for client in (idle, busy, tunnel):
         client.close()
+    assert worker.wait() == 0
+
+
+def test_the_last_answer_is_sent_whole_however_slowly_it_is_read(worker):
+    """Once the response is complete the worker holds its end; exiting then would have cut it off."""
+    worker.begin()
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+    client.connect(worker.address("web"))
+    client.settimeout(10)
+    ask(client, "/first")
+    worker.channel.send("DRAIN", {"deadline_s": time.monotonic() + 60})
+    worker.expect_settled()
+    client.sendall(b"GET /big HTTP/1.1\r\nHost: example.org\r\n\r\n")
+    got = bytearray()
+    while len(got) < len(BIG) - 200_000:
+        got += client.recv(16 * 1024)
+    pidfd = os.pidfd_open(worker.pid)
+    assert not select.select([pidfd], [], [], 0.3)[0], "the worker is gone too early"
+    os.close(pidfd)
+    while data := client.recv(16 * 1024):
+        got += data
+    assert got.endswith(BIG)
+    client.close()
     assert worker.wait() == 0
 
 
