@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +21,15 @@ WELCOME = f"""
   hotproxy is serving {URL}   (config: configs/demo.yaml)
 
   Three things to try from another terminal:
-    1. curl {URL}/hello                        two endpoints take turns; look at "origin" and "pid"
-    2. edit configs/demo.yaml, then: kill -HUP {{pid}}        new config, new code, no connection lost
-    3. .venv/bin/hotproxy --instance {INSTANCE} stats        counters, exact across workers and restarts
-       .venv/bin/hotproxy --instance {INSTANCE} status       who is running
+
+    1. curl {URL}/
+       Again and again: two endpoints take turns, see "origin" and "pid".
+
+    2. Edit configs/demo.yaml, then: .venv/bin/hotproxy --instance {INSTANCE} reload
+       New config, new code, no connection lost. `kill -HUP {{pid}}` does the same.
+
+    3. .venv/bin/hotproxy --instance {INSTANCE} stats
+       Counters, exact across workers and restarts. `status` shows who is running.
 
   Ctrl-C ends it.
 """
@@ -45,7 +51,7 @@ def main() -> int:
         for process in [proxy, *origins]:
             process.terminate()
             process.wait()
-        remove_shared_memory()
+        remove_remains()
 
 
 def wait_until_live(proxy: subprocess.Popen[bytes]) -> bool:
@@ -59,11 +65,12 @@ def wait_until_live(proxy: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def remove_shared_memory() -> None:
-    """A stopped proxy leaves its counters for `hotproxy stats`; a demo leaves nothing."""
-    name = segment_name(INSTANCE, str(place.find(INSTANCE, None).runtime_dir))
-    for segment in Path("/dev/shm").glob(name.lstrip("/") + "*"):
+def remove_remains() -> None:
+    """A stopped proxy leaves its counters for `hotproxy stats`, and its directory; a demo leaves nothing."""
+    demo = place.find(INSTANCE, None)
+    for segment in Path("/dev/shm").glob(segment_name(INSTANCE, str(demo.runtime_dir)).lstrip("/") + "*"):
         segment.unlink()
+    shutil.rmtree(demo.directory)
 
 
 if __name__ == "__main__":
