@@ -95,13 +95,15 @@ class Conversation:
             log(WARNING, f"no slab for {role} {slot} of generation {live.epoch}: {error}")
             self._refuse(live, "SLAB", str(error))
             return
+        live.promised.add(serial)
         live.outbox.post("SLAB_IS", {"role": role, "slot": slot, "serial": serial, "place": place})
 
     def _on_forked(self, live: LiveGeneration, message: Message) -> None:
         fields = message.fields
-        if len(message.fds) != 2 or live.hello is None or fields["serial"] in live.members:
-            self._refuse(live, "FORKED", "it must be a new serial and carry a channel and a pidfd")
+        if len(message.fds) != 2 or fields["serial"] not in live.promised:
+            self._refuse(live, "FORKED", "it must name a slab that was given, and carry a channel and a pidfd")
             return
+        live.promised.discard(fields["serial"])
         channel_fd, pidfd = message.fds
         message.fds = []
         channel = Channel(socket.socket(fileno=channel_fd))
@@ -115,12 +117,15 @@ class Conversation:
         member = live.members.get(message.fields["serial"])
         if member is not None:
             self._bury(live, member, message.fields["status"])
+        elif message.fields["serial"] in live.promised:  # it was never forked
+            live.promised.discard(message.fields["serial"])
+            self._ledger.fold(message.fields["serial"])
 
     def _bury(self, live: LiveGeneration, member: Member, status: int) -> None:
         del live.members[member.serial]
         member.close()
         self._ledger.fold(member.serial)
-        crashed = status != 0 and live.state is not State.FAILED
+        crashed = (status != 0 or member.state == "accepting") and live.state is not State.FAILED
         if crashed and member.role == "worker":
             self._ledger.count_crash()
         if not live.zygote_alive:

@@ -83,6 +83,7 @@ class LiveGeneration:
     lease: Lease = field(default_factory=Lease)
     slots: int = 0
     members: dict[int, Member] = field(default_factory=dict)
+    promised: set[int] = field(default_factory=set)  # serials of slabs for processes that are not forked yet
     removed: list[OwnedSocket] = field(default_factory=list)
     why: str = ""
     last_words: bytes = b""

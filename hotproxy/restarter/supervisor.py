@@ -8,44 +8,35 @@ from __future__ import annotations
 
 import os
 import selectors
-import signal
-import socket
 import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hotproxy.errors import EXIT_OK, EXIT_REFUSED, HotproxyError
 from hotproxy.restarter.actions import Actions
-from hotproxy.restarter.bind import BindRefused
 from hotproxy.restarter.commands import Caller, CommandSocket
 from hotproxy.restarter.conversation import Conversation
 from hotproxy.restarter.generation import ACCEPTING_STATES, Event, State, step
 from hotproxy.restarter.heartbeats import LATE_TICKS, TICK_S, Heartbeats
-from hotproxy.restarter.hello import MAX_SLOTS
 from hotproxy.restarter.instance_dir import InstanceLock
 from hotproxy.restarter.kernel import become_subreaper, set_process_name
 from hotproxy.restarter.ledger import Ledger
 from hotproxy.restarter.live import LiveGeneration
-from hotproxy.restarter.log import ERROR, INFO, NOTICE, WARNING, log, name_process
+from hotproxy.restarter.log import ERROR, INFO, NOTICE, log, name_process
 from hotproxy.restarter.loop import Loop
+from hotproxy.restarter.requests import Requests
 from hotproxy.restarter.restarts import Outcome, Restarts
 from hotproxy.restarter.sockets import SocketTable
 from hotproxy.restarter.spawn import spawn
-from hotproxy.restarter.status import status_of
 from hotproxy.restarter.systemd import Notifier
 
 # Before HELLO nothing is known of a generation's own deadlines: interpreter, imports, config.
 HELLO_S: Final = 30.0
 # How long a process gets to be dead after SIGKILL, at a stop that must not wait for anybody.
 AT_ONCE_S: Final = 1.0
-
-SIGNALS: Final = (
-    signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN,
-    signal.SIGTTOU, signal.SIGWINCH, signal.SIGCHLD,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +64,9 @@ class Supervisor:
         self._generations: list[LiveGeneration] = []
         self._events: deque[tuple[LiveGeneration, Event]] = deque()
         self._handling = False
-        self._actions = Actions(self)
+        self.actions = Actions(self)
         self._conversation = Conversation(self)
+        self._requests = Requests(self)
         self._heartbeats = Heartbeats(late_ticks)
         self._stop_callers: list[Caller] = []
         self.stopping = False
@@ -89,9 +81,11 @@ class Supervisor:
         name_process("supervisor")
         set_process_name("hotproxy: supervisor")
         become_subreaper()
-        self._hear_signals()
+        self._requests.hear_signals()
         try:
-            self._commands = CommandSocket(self.options.instance_dir / "supervisor.sock", self.loop, self._on_command)
+            self._commands = CommandSocket(
+                self.options.instance_dir / "supervisor.sock", self.loop, self._requests.on_command
+            )
         except OSError as error:
             lock.release()
             raise HotproxyError(f"{self.options.instance_dir / 'supervisor.sock'}: {error.strerror}") from None
@@ -131,7 +125,7 @@ class Supervisor:
                 live.alarm.cancel()
             self._set_deadline(live)
         for action in actions:
-            self._actions.do(action, live, event)
+            self.actions.do(action, live, event)
 
     def _set_deadline(self, live: LiveGeneration) -> None:
         if live.hello is None or live.state in (State.ACTIVE, State.ORPHANED, State.FAILED, State.GONE):
@@ -205,7 +199,7 @@ class Supervisor:
         """It accepts: everybody else who accepted yields to it."""
         self._served = True
         if self.soft_drain:
-            self._actions.say_soft_drain(live)
+            self.actions.say_soft_drain(live)
             self.ledger.draining(True)
         others = [other for other in self._generations if other is not live and other.state in ACCEPTING_STATES]
         for other in others:
@@ -228,6 +222,8 @@ class Supervisor:
 
     def forget(self, live: LiveGeneration) -> None:
         self._generations.remove(live)
+        for serial in live.promised:
+            self.ledger.fold(serial)
         live.close()
         log(INFO, f"generation {live.epoch} is gone")
         self.restarts.gone()
@@ -251,86 +247,7 @@ class Supervisor:
             self.ledger.count_restart(outcome.ok)
         self.notifier.ready(outcome.reason if outcome.ok else f"reload refused: {outcome.reason}")
 
-    # --- the world outside ---
-
-    def _hear_signals(self) -> None:
-        self._wake, wake_write = socket.socketpair()
-        self._wake.setblocking(False)
-        wake_write.setblocking(False)
-        self._wake_write = wake_write
-        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
-        for number in SIGNALS:
-            signal.signal(number, _only_wake)
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        self.loop.watch(self._wake, self._on_wake)
-
-    def _on_wake(self) -> None:
-        for number in self._wake.recv(4096):
-            self._on_signal(signal.Signals(number))
-
-    def _on_signal(self, number: signal.Signals) -> None:
-        if number is signal.SIGCHLD:
-            self._reap()
-            return
-        log(INFO, f"{number.name} received")
-        if number in (signal.SIGHUP, signal.SIGUSR2):
-            if number is signal.SIGUSR2:
-                log(NOTICE, "this version does not exec the supervisor anew: SIGUSR2 is a hot restart")
-            self.restarts.request()
-        elif number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
-            self.stop(0.0, None)
-        elif number is signal.SIGUSR1:
-            self._reopen_logs()
-        elif number in (signal.SIGTTIN, signal.SIGTTOU):
-            self._change_slots(1 if number is signal.SIGTTIN else -1)
-
-    def _on_command(self, caller: Caller, verb: str, arguments: dict[str, Any]) -> None:
-        timeout_s = arguments.get("timeout_s", 0.0)
-        if not isinstance(timeout_s, int | float) or not timeout_s >= 0.0:
-            caller.answer(False, f"timeout_s is {timeout_s!r}, not a number of seconds")
-        elif verb == "ping":
-            caller.answer(True, "alive")
-        elif verb == "status":
-            caller.answer(True, "", status_of(self))
-        elif verb == "reload":
-            self.restarts.request(caller, float(timeout_s))
-        elif verb == "stop":
-            # "--timeout 0" is at once; without one the generations' own deadlines count.
-            self.stop(float(timeout_s) if "timeout_s" in arguments else 0.0, caller, "timeout_s" in arguments)
-        elif verb == "drain":
-            self._drain_softly(arguments.get("undo") is not True)
-            caller.answer(True, "draining" if self.soft_drain else "answering normally again")
-        elif verb == "reopen_logs":
-            self._reopen_logs()
-            caller.answer(True, "logs reopened")
-        else:
-            caller.answer(False, f"unknown command '{verb[:40]}'")
-
-    def _drain_softly(self, drain: bool) -> None:
-        self.soft_drain = drain
-        self.ledger.draining(drain)
-        for live in self._generations:
-            if live.state is State.ACTIVE:
-                self._actions.say_soft_drain(live)
-
-    def _reopen_logs(self) -> None:
-        for live in self._generations:
-            live.tell("REOPEN_LOGS")
-
-    def _change_slots(self, by: int) -> None:
-        live = next((each for each in self._generations if each.state is State.ACTIVE), None)
-        if live is None or live.hello is None or self.restarts.running:
-            log(WARNING, "the number of slots can't be changed during a restart")
-            return
-        slots = min(max(live.slots + by, 1), MAX_SLOTS)
-        if slots == live.slots:
-            log(NOTICE, f"there are {slots} slots already")
-            return
-        try:
-            self._actions.change_slots(live, slots)
-        except BindRefused as refused:
-            log(ERROR, f"no further slot: {refused}")
+    # --- the end ---
 
     def stop(self, timeout_s: float, caller: Caller | None, limited: bool = False) -> None:
         if caller is not None:
@@ -368,7 +285,7 @@ class Supervisor:
 
     # --- processes ---
 
-    def _reap(self) -> None:
+    def reap(self) -> None:
         """Zygotes, and processes whose zygote died before them. Any number of deaths is one SIGCHLD."""
         while True:
             try:
@@ -381,7 +298,7 @@ class Supervisor:
 
     def _tick(self) -> None:
         self.loop.after(TICK_S, self._tick)
-        self._reap()
+        self.reap()
         self.ledger.fold_strangers()
         members = {member.serial: member for live in self._generations for member in live.members.values()}
         cells = {serial: self.ledger.heartbeat_ns(serial) for serial in members}
@@ -399,7 +316,3 @@ class Supervisor:
             pid in (os.getpid(), live.pid) or any(pid == member.pid for member in live.members.values())
             for live in self._generations
         )
-
-
-def _only_wake(number: int, frame: object) -> None:
-    """The wakeup descriptor has the signal's number already."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hotproxy.errors import EXIT_INTERNAL
-from hotproxy.restarter.frames import Channel
+from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull
 from hotproxy.restarter.log import ERROR, log
 from hotproxy.restarter.outbox import Outbox
 from hotproxy.zygote.program import HeldSocket
@@ -89,7 +89,16 @@ def _live(run: Callable[[Channel], int], ours: Channel, theirs: Channel, close_f
         code = run(theirs)
         sys.stdout.flush()
         sys.stderr.flush()
-    except BaseException:
+    except BaseException as error:
         log(ERROR, "internal error: " + traceback.format_exc())
+        _say_why(theirs, "".join(traceback.format_exception_only(error)).strip())
     finally:
         os._exit(code)
+
+
+def _say_why(channel: Channel, why: str) -> None:
+    """So that a reload that every worker dies of is refused with a reason, and not with "exit code 70"."""
+    try:
+        channel.send("FAILED", {"why": why[-4000:]})
+    except (ChannelClosed, ChannelFull, OSError):
+        pass  # closed already: its zygote sees the exit code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -28,7 +29,7 @@ class HeldSocket:
     def wire(self) -> list[Any]:
         return [self.listener, self.address_index, self.slot, self.listening, self.shared]
 
-    def named_in(self, wires: list[Any]) -> bool:
+    def named_in(self, wires: Sequence[Any]) -> bool:
         """Whether one of `wires` (as in SHUT) means this socket."""
         return any(list(wire[:3]) == [self.listener, self.address_index, self.slot] for wire in wires)
 

@@ -2,7 +2,7 @@
 
 Run by a supervisor instead of `python -m hotproxy.zygote`. Its config is JSON:
 
-    {"slots": 2, "listeners": {"a": ["127.0.0.1:0"]}, "drain_s": 5, "ready_s": 5, "accept_s": 5, "fault": "", "stats": []}
+    {"slots": 2, "listeners": {"a": ["127.0.0.1:0"]}, "drain_s": 5, "ready_s": 5, "fault": "", "stats": []}
 
 A connection is greeted with "<epoch> <slot> <pid>\\n"; what it sends comes back; at its end the slot closes it.
 """
