@@ -10,6 +10,9 @@ from typing import Final
 from hotproxy.config.secrets import is_secret_name
 from hotproxy.config.sources import Source, SourceError
 
+# Into one scalar; a variable may hold 128 KiB (execve(2)), and a scalar thousands of references to it.
+MAX_SUBSTITUTED: Final = 1024 * 1024
+
 _NAME: Final = r"[A-Za-z_][A-Za-z0-9_]*"
 _REFERENCE: Final = re.compile(rf"\$(?:\$|\{{(?P<name>{_NAME})(?::-(?P<default>[^}}$]*))?\}}|(?P<bad>\{{[^}}]*\}}?))")
 _ASSIGNMENT: Final = re.compile(rf"(?:export\s+)?(?P<name>{_NAME})=(?P<value>.*)\Z")
@@ -37,9 +40,10 @@ def substitute(text: str, variables: Mapping[str, str]) -> Substituted:
     """Replace every reference in `text`. A dollar that begins neither `${` nor `$$` stays as it is."""
     bad: list[BadReference] = []
     secret = False
+    size = 0
 
     def replace(match: re.Match[str]) -> str:
-        nonlocal secret
+        nonlocal secret, size
         if match[0] == "$$":
             return "$"
         if match["bad"] is not None:
@@ -54,6 +58,10 @@ def substitute(text: str, variables: Mapping[str, str]) -> Substituted:
                 bad.append(BadReference(match[0], f"the variable '{name}' is not set", hint))
                 return ""
             return default
+        size += len(value)
+        if size > MAX_SUBSTITUTED:
+            bad.append(BadReference(match[0], f"more than {MAX_SUBSTITUTED} characters come from variables", ""))
+            return ""
         secret = secret or is_secret_name(name)
         return value
 

@@ -15,13 +15,17 @@ from hotproxy.config.environment import substitute
 from hotproxy.config.names import Names
 from hotproxy.config.problems import ERROR, WARNING, ConfigProblem
 from hotproxy.config.scalars import ScalarError, boolean, duration_s, whole_number
-from hotproxy.config.secrets import mask, mask_line
+from hotproxy.config.secrets import mask, masked_window
 from hotproxy.config.shapes import Shape
 from hotproxy.config.sources import SourceError
-from hotproxy.config.suggestions import did_you_mean
+from hotproxy.config.suggestions import closest, did_you_mean
 from hotproxy.config.yaml_nodes import Mapping, Node, Scalar, Sequence
 
 T = TypeVar("T")
+
+_MAX_MESSAGE: Final = 300
+# Nobody reads more, and the reason of a refused reload travels in a message; a file of another kind has millions.
+MAX_PROBLEMS: Final = 1000
 
 NOT_YET: Final = "not supported by this version"
 
@@ -32,6 +36,7 @@ class Collector:
     def __init__(self) -> None:
         self._problems: dict[tuple[int, int, int, str], ConfigProblem] = {}
         self.failed = False  # True once there is an error
+        self.dropped = 0  # problems beyond MAX_PROBLEMS
 
     def error(self, node: Node, message: str, hint: str = "", where: str = "") -> None:
         self._add(node, message, hint, where, ERROR)
@@ -42,27 +47,58 @@ class Collector:
     def unreadable(self, name: str, order: int, error: SourceError) -> None:
         """A file that cannot be used, at the place inside it where that shows, if there is one."""
         self.failed = True
-        key = (order, error.line + 1, error.column + 1, str(error))
+        key = (order, error.line, error.column, str(error))
         if error.source is None:
             self._problems[key] = ConfigProblem(str(error), name, hint=error.hint)
             return
         line, column = error.line + 1, error.column + 1
-        snippet = mask_line(error.source.lines, error.line)
-        self._problems[key] = ConfigProblem(str(error), name, line, column, column + 1, error.hint, "", snippet)
+        shown, first = masked_window(error.source.lines, error.line, error.column)
+        self._problems[key] = ConfigProblem(
+            str(error), name, line, column, column + 1, error.hint, snippet=shown, snippet_start=first
+        )
 
     def _add(self, node: Node, message: str, hint: str, where: str, severity: str) -> None:
         self.failed = self.failed or severity == ERROR
         line, column, end = span(node)
         key = (node.source.order, line, column, message)
-        if key not in self._problems:
-            snippet = mask_line(node.source.lines, line)
-            self._problems[key] = ConfigProblem(
-                mask(message), node.source.name, line + 1, column + 1, end + 1, mask(hint), where, snippet, severity
-            )
+        if key in self._problems:  # an alias leads to the same place more than once
+            return
+        if len(self._problems) >= MAX_PROBLEMS:
+            self.dropped += 1
+            return
+        lines = node.source.lines
+        shown, first = masked_window(lines, line, column)
+        token = lines[line][column:end]
+        if shown[column - first : end - first] != token[: len(shown) - (column - first)]:  # the token is a secret
+            message, hint = (_without(text, token.strip("\"' ")) for text in (message, hint))
+        self._problems[key] = ConfigProblem(
+            message=_short(mask(message)),
+            file=node.source.name,
+            line=line + 1,
+            column=column + 1,
+            end_column=end + 1,
+            hint=_short(mask(hint)),
+            where=where,
+            snippet=shown,
+            snippet_start=first,
+            severity=severity,
+        )
 
     def sorted(self) -> tuple[ConfigProblem, ...]:
         """By file in the order of reading, then by place."""
-        return tuple(self._problems[key] for key in sorted(self._problems))
+        found = [self._problems[key] for key in sorted(self._problems)]
+        if self.dropped:
+            found.append(ConfigProblem(f"{self.dropped} more problems are not shown", found[-1].file))
+        return tuple(found)
+
+
+def _without(text: str, secret: str) -> str:
+    return text.replace(secret, "***") if secret else text
+
+
+def _short(text: str) -> str:
+    """Messages repeat values, and a value may be megabytes."""
+    return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…"
 
 
 def span(node: Node) -> tuple[int, int, int]:
@@ -158,7 +194,7 @@ def describe(node: Node) -> str:
 class Fields:
     """One section. Methods return the field's value, or the default when it is absent or wrong."""
 
-    __slots__ = ("_entries", "node", "reader", "shape", "where")
+    __slots__ = ("_entries", "_misspelt", "node", "reader", "shape", "where")
 
     def __init__(self, reader: Reader, node: Mapping, shape: Shape, where: str) -> None:
         self.reader = reader
@@ -166,12 +202,16 @@ class Fields:
         self.shape = shape
         self.where = where
         self._entries = node.entries
+        self._misspelt: set[str] = set()  # what unknown fields were probably meant to be
         for name, (key, _) in node.entries.items():
             if name in shape.fields or key.broken:
                 continue
             if not where and name.startswith("x-"):  # top level: a place for anchors
                 continue
-            hint = NOT_YET if name in shape.later else did_you_mean(name, shape.fields)
+            meant = None if name in shape.later else closest(name, shape.fields)
+            if meant is not None:
+                self._misspelt.add(meant)
+            hint = NOT_YET if name in shape.later else f"did you mean '{meant}'?" if meant is not None else ""
             self.error(key, f"unknown field '{name[:60]}' in {shape.noun}", hint)
 
     def error(self, node: Node, message: str, hint: str = "", where: str | None = None) -> None:
@@ -197,17 +237,23 @@ class Fields:
         """True when the field is there; a problem otherwise."""
         if name in self._entries:
             return True
-        self.error(self.node, f"{self.shape.noun} needs a '{name}'")
+        if name in self._misspelt:  # told at the misspelt name
+            return False
+        self.error(self.node, f"{self.shape.noun} needs '{name}'")
         return False
 
-    def exactly_one(self, *names: str) -> str | None:
-        """The only one of `names` that is there; a problem at the second one, or when there is none."""
+    def exactly_one(self, *names: str, later: tuple[str, ...] = ()) -> str | None:
+        """The only one of `names` that is there; a problem at the second one, or when there is none.
+
+        `later` are alternatives that this version lacks: where one stands, only that is told.
+        """
         present = [name for name in self._entries if name in names]
         if len(present) == 1:
             return present[0]
         listed = ", ".join(f"'{name}'" for name in names[:-1]) + f" or '{names[-1]}'"
         if not present:
-            self.error(self.node, f"{self.shape.noun} needs one of {listed}")
+            if self._misspelt.isdisjoint(names) and not any(name in self._entries for name in later):
+                self.error(self.node, f"{self.shape.noun} needs one of {listed}")
             return None
         for name in present[1:]:
             hint = f"'{present[0]}' is on line {self.key(present[0]).line + 1}"
@@ -245,7 +291,8 @@ class Fields:
                 return text
             if text in later:
                 raise ScalarError(f"'{text}' is {NOT_YET}", f"this version has {_listed(options)}")
-            hint = did_you_mean(text, options) or f"{_listed(options)}"
+            # '300' is no misspelling of '308'
+            hint = ("" if text.isdigit() else did_you_mean(text, options)) or _listed(options)
             raise ScalarError(f"'{text[:60]}' is not a {name}", hint)
 
         value = self.value(name, read)

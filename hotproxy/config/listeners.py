@@ -38,7 +38,7 @@ def read_listener(reader: Reader, node: Node, where: str) -> model.Listener | No
     access_log = _access_log(fields)
     tcp: model.Tcp | None = None
     virtual_hosts: tuple[model.VirtualHost, ...] = ()
-    kind = fields.exactly_one("virtual_hosts", "routes", "cluster", "tcp")
+    kind = fields.exactly_one("virtual_hosts", "routes", "cluster", "tcp", later=("weighted_clusters",))
     if kind == "tcp":
         for other in _HTTP_ONLY:
             if fields.has(other):

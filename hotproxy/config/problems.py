@@ -41,6 +41,7 @@ class ConfigProblem:
     hint: str = ""
     where: str = ""
     snippet: str = ""
+    snippet_start: int = 0  # how many characters of the line stand before the snippet (long lines are cut)
     severity: str = ERROR
 
 
@@ -98,13 +99,13 @@ def _render_one(problem: ConfigProblem) -> str:
 
 def _window(problem: ConfigProblem) -> tuple[str, int, int]:
     """The text to show, how many cells precede the caret, and how many carets there are (at least one)."""
-    start = problem.column - 1
-    end = max(problem.end_column - 1, start + 1)
-    text, left = problem.snippet, ""
+    start = problem.column - 1 - problem.snippet_start
+    end = max(problem.end_column - 1 - problem.snippet_start, start + 1)
+    text, left = problem.snippet, "…" if problem.snippet_start else ""
     if len(text) > _MAX_SHOWN:
         first = max(0, min(start - _MAX_SHOWN // 3, len(text) - _MAX_SHOWN))
         right = "…" if first + _MAX_SHOWN < len(text) else ""
-        left = "…" if first else ""
+        left = "…" if first else left
         text = text[first : first + _MAX_SHOWN] + right
         start, end = start - first, min(end - first, _MAX_SHOWN)
     before, token = _printable(text[:start]), _printable(text[start:end])

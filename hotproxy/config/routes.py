@@ -62,7 +62,7 @@ def _virtual_host(
     if name is not None and name_node is not None:
         names.append(Named(name, name_node, fields.at("name")))
     routes: tuple[model.Route, ...] = ()
-    if fields.exactly_one("routes", "cluster") is not None:
+    if fields.exactly_one("routes", "cluster", later=("weighted_clusters",)) is not None:
         routes = read_routing(fields, scope.inner(fields))
     return model.VirtualHost(name or (own[0] if own else ""), tuple(own), routes)
 
@@ -91,24 +91,21 @@ def _route(fields: Fields, scope: Scope) -> model.Route:
     methods: frozenset[str] = frozenset()
     headers: tuple[tuple[str, str], ...] = ()
     if match is not None:
-        kind = match.exactly_one("prefix", "path") if not _has_later(match) else None
-        prefix = match.value("prefix", scalars.url_path) if kind == "prefix" else None
-        path = match.value("path", scalars.url_path) if kind == "path" else None
+        kind = match.exactly_one("prefix", "path", later=("regex", "query", "grpc"))
+        prefix = match.value("prefix", scalars.path_prefix) if kind == "prefix" else None
+        path = match.value("path", scalars.whole_path) if kind == "path" else None
         methods = frozenset(_texts(match, "methods", "[GET]"))
         headers = _headers(match)
     cluster = redirect = direct_response = None
-    action = fields.exactly_one("cluster", "redirect", "direct_response") if not _has_later(fields) else None
+    action = fields.exactly_one("cluster", "redirect", "direct_response", later=("weighted_clusters",))
     if action == "cluster":
         cluster = use_cluster(fields)
     elif action == "redirect":
-        redirect = _redirect(fields, prefix)
+        redirect = _redirect(fields)
     elif action == "direct_response":
         direct_response = _direct_response(fields)
     if action in ("redirect", "direct_response"):
         fields.only_with("cluster", "prefix_rewrite", "host_rewrite", "timeout", "idle_timeout", "upgrades")
-    if match is not None and match.has("path") and fields.has("prefix_rewrite") and action == "cluster":
-        message = "'prefix_rewrite' needs a match by 'prefix'"
-        fields.error(fields.key("prefix_rewrite"), message, "a match by 'path' has no prefix")
     inner = scope.inner(fields)
     upgrades = model.Route().upgrades
     if fields.has("upgrades"):
@@ -128,11 +125,6 @@ def _route(fields: Fields, scope: Scope) -> model.Route:
         idle_timeout_s=inner.idle_timeout_s,
         upgrades=upgrades,
     )
-
-
-def _has_later(fields: Fields) -> bool:
-    """A field of a later version stands here, told already; that its alternatives are missing is then no news."""
-    return any(fields.has(name) for name in ("regex", "weighted_clusters"))
 
 
 def _texts(fields: Fields, name: str, example: str) -> list[str]:
@@ -180,7 +172,7 @@ def _headers(match: Fields) -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
-def _redirect(fields: Fields, prefix: str | None) -> model.Redirect | None:
+def _redirect(fields: Fields) -> model.Redirect | None:
     redirect = fields.section("redirect", shapes.REDIRECT)
     if redirect is None:
         return None
@@ -191,11 +183,6 @@ def _redirect(fields: Fields, prefix: str | None) -> model.Redirect | None:
     if not any(redirect.has(name) for name in changes):
         message = "this redirect leads to where it came from"
         redirect.error(redirect.node, message, "give it a 'path', 'host', 'scheme', 'port' or 'prefix_rewrite'")
-    if redirect.has("prefix_rewrite") and prefix is None and fields.has("match"):
-        match = fields.get("match")
-        if isinstance(match, Mapping) and "path" in match.entries:
-            message = "'prefix_rewrite' needs a match by 'prefix'"
-            redirect.error(redirect.key("prefix_rewrite"), message, "write 'path' instead")
     scheme = redirect.choice("scheme", ("http", "https"), "") or None
     port = redirect.integer("port", 0, 1, 65535) or None
     return model.Redirect(

@@ -35,9 +35,17 @@ _STANDARD_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DE
 # RFC 3986 section 3.3 and 3.4: what may stand in the path and query of a request.
 _URL_PATH: Final = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,;=:@%/?]*\Z")
 
+_TRIPLET: Final = re.compile("%([0-9A-Fa-f]{2})")
+_BAD_TRIPLET: Final = re.compile("%(?![0-9A-Fa-f]{2})")
+_UNRESERVED: Final = re.compile(r"[A-Za-z0-9\-._~]\Z")
+
 _TRUE: Final = frozenset({"true", "True", "TRUE"})
 _FALSE: Final = frozenset({"false", "False", "FALSE"})
-_OLD_TRUE: Final = frozenset({"yes", "on", "y", "1"})
+_OLD_TRIPLET: Final = re.compile("%([0-9A-Fa-f]{2})")
+_BAD_TRIPLET: Final = re.compile("%(?![0-9A-Fa-f]{2})")
+_UNRESERVED: Final = re.compile(r"[A-Za-z0-9\-._~]\Z")
+
+_TRUE: Final = frozenset({"yes", "on", "y", "1"})
 _OLD_FALSE: Final = frozenset({"no", "off", "n", "0"})
 
 
@@ -178,6 +186,38 @@ def url_path_and_query(text: str) -> str:
     return text
 
 
+def matched_path(text: str) -> str:
+    """What a request's path is compared with. Paths are normalised first (RFC 3986 section 6.2.2), so this must be too."""
+    url_path(text)
+    if _BAD_TRIPLET.search(text):
+        raise ScalarError("a '%' in a path is followed by two hex digits", "a percent sign itself is '%25'")
+    plain = _TRIPLET.sub(_decoded, text)
+    if plain != text:
+        raise ScalarError("this never matches: paths are compared with such characters decoded", f"write '{plain}'")
+    return text
+
+
+def whole_path(text: str) -> str:
+    """A `matched_path` that is compared as a whole."""
+    return _without_dots(matched_path(text), text)
+
+
+def path_prefix(text: str) -> str:
+    """A `matched_path` that paths begin with; its last segment may go on ('/.' begins '/.well-known')."""
+    return _without_dots(matched_path(text), text.rpartition("/")[0])
+
+
+def _without_dots(text: str, complete: str) -> str:
+    if any(segment in (".", "..") for segment in complete.split("/")):
+        raise ScalarError("this never matches: paths are compared with '.' and '..' resolved")
+    return text
+
+
+def _decoded(match: re.Match[str]) -> str:
+    character = chr(int(match[1], 16))
+    return character if _UNRESERVED.match(character) else match[0]
+
+
 def host_without_port(text: str) -> str:
     """A host as the Host header carries it, in lower case; IPv6 in brackets."""
     if (
@@ -204,7 +244,7 @@ def host_without_port(text: str) -> str:
         raise ScalarError("a host has no scheme", f"did you mean '{rest}'?" if rest else "")
     if not is_host_name(text):
         raise ScalarError(f"'{text}' is not a host name")
-    return text.lower()
+    return text.lower().removesuffix(".")
 
 
 def domain(text: str) -> str:

@@ -6,14 +6,16 @@ authorization scheme carries (`Bearer ...`), and the user part of a URL.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Final
 
-_NAME: Final = (
-    r"[\w.-]*(?:passw(?:or)?d|passphrase|secret|token|api[-_]?key|private[-_]?key|authorization|cookie|credential)"
-    r"[\w.-]*"
-)
+_WORD: Final = r"(?:passw(?:or)?d|passphrase|secret|token|api[-_]?key|private[-_]?key|authorization|cookie|credential)"
+_NAME: Final = rf"[\w.-]*{_WORD}[\w.-]*"
+_SECRET_WORD: Final = re.compile(rf"(?i){_WORD}|bearer|basic|digest|://[^/]{1, 200}@")
+# Whole configs in one line (JSON is YAML) must not cost a pass over everything per problem.
+_LONG_LINE: Final = 1000
 # A value ends at a flow-style comma or bracket, unless it is quoted.
 _AFTER_KEY: Final = re.compile(
     rf"(?i)(?P<before>(?<![\w.-]){_NAME}[\"']?\s*[:=]\s*)"
@@ -45,18 +47,31 @@ def mask(text: str) -> str:
     return text
 
 
-def mask_line(lines: Sequence[str], index: int) -> str:
-    """Line `index` masked; all of it when it continues the value of a secret key (`password: |`)."""
+def masked_window(lines: Sequence[str], index: int, column: int) -> tuple[str, int]:
+    """Line `index` masked, as far as it can be shown around `column`, and the column at which that begins.
+
+    All of it is masked when it continues the value of a secret key (`password: |`), or when it is cut out of a line
+    too long to be understood.
+    """
     line = lines[index]
+    if len(line) > _LONG_LINE:
+        first = max(0, column - _LONG_LINE // 4)
+        window = line[first : first + _LONG_LINE]
+        return ("*" * len(window) if _mentions_secret(line) else window), first
     indent = _indent(line)
     # A value is never further away than its key; 50 lines cover a PEM key, and bound the work per problem.
     for above in range(index - 1, max(-1, index - 50), -1):
-        candidate = lines[above]
+        candidate = lines[above][:_LONG_LINE]
         if candidate.strip() and _indent(candidate) < indent:
             if _KEY_ONLY.match(candidate):
-                return line[:indent] + "*" * (len(line) - indent)
+                return line[:indent] + "*" * (len(line) - indent), 0
             break
-    return mask(line)
+    return mask(line), 0
+
+
+@functools.lru_cache(maxsize=1)  # the problems of one long line come one after the other
+def _mentions_secret(line: str) -> bool:
+    return _SECRET_WORD.search(line) is not None
 
 
 def _indent(line: str) -> int:

@@ -18,6 +18,8 @@ from hotproxy.config.yaml_nodes import Composer, Mapping, Mistake, Node, Scalar,
 
 # A file with more unquoted texts than this is told about the first ones; each costs one more pass over the text.
 MAX_REPAIRS: Final = 50
+# How far a text that lacks quotes may reach from where libyaml stumbled: the searches are quadratic.
+_NEAR: Final = 300
 
 _FLOW_TOKEN: Final = r"[^\s,\[\]{}#\"']"
 _ALIAS: Final = re.compile(r"\*[^\s,\[\]{}#\"']*")
@@ -96,13 +98,15 @@ def _explain(source: Source, text: str, error: yaml.YAMLError) -> _Finding:
     begin = getattr(error, "context_mark", None) or mark
     if mark is None or begin is None:
         return _Finding(0, 0, 1, f"broken YAML: {problem}")
-    last = len(source.lines) - 1
-    place = (min(mark.line, last), mark.column)
-    opened = (min(begin.line, last), begin.column)
-    lines = text.split("\n") if "\r" not in text else Source("", "", text).lines
-    if len(lines) != len(source.lines):  # the rare line breaks too
-        lines = Source("", "", text).lines
+    place, opened = _inside(source, mark), _inside(source, begin)
+    lines = Source("", "", text).lines
     return _quote(lines, context, place, opened) or _told(lines, problem, context, place, opened)
+
+
+def _inside(source: Source, mark: yaml.Mark) -> tuple[int, int]:
+    """The mark's line and column; the end of the text for what libyaml calls the line behind it."""
+    last = len(source.lines) - 1
+    return (last, len(source.lines[last])) if mark.line > last else (mark.line, mark.column)
 
 
 def _quote(lines: list[str], context: str, place: tuple[int, int], opened: tuple[int, int]) -> _Finding | None:
@@ -110,12 +114,13 @@ def _quote(lines: list[str], context: str, place: tuple[int, int], opened: tuple
     line = lines[place[0]]
     if context == "while scanning an alias" and (match := _ALIAS.match(lines[opened[0]], opened[1])):
         return _unquoted(opened[0], match, "text that begins with '*' needs quotes: YAML takes it for an alias")
-    for match in _VARIABLE.finditer(line):
+    for match in _VARIABLE.finditer(line, max(0, place[1] - _NEAR), place[1] + _NEAR):
         if match.start() <= place[1] <= match.end():
             return _unquoted(place[0], match, "'${...}' inside brackets or braces needs quotes")
     for number in {place[0], opened[0]}:
-        for match in _BRACKETED.finditer(lines[number]):
-            if match.start() <= (place if number == place[0] else opened)[1] <= match.end() + 1:
+        column = (place if number == place[0] else opened)[1]
+        for match in _BRACKETED.finditer(lines[number], max(0, column - _NEAR), column + _NEAR):
+            if match.start() <= column <= match.end() + 1:
                 return _unquoted(number, match, "an IPv6 address needs quotes: YAML takes '[' for the start of a list")
     if context == "while scanning for the next token" and (match := _RESERVED.match(line, place[1])):
         return _unquoted(place[0], match, f"text that begins with '{match[0][0]}' needs quotes")
@@ -133,7 +138,7 @@ def _told(lines: list[str], problem: str, context: str, place: tuple[int, int], 
     if "\t" in line[: column + 1] and not line[: column + 1].strip():
         return _Finding(number, 0, column + 1, "a tab indents this line", "YAML indents with spaces only")
     if problem.startswith("mapping values are not allowed"):
-        match = _NESTED_COLON.match(line)
+        match = _NESTED_COLON.match(line) if len(line) < _NEAR else None
         if match is not None and match.start("value") < column:
             shown = match["value"]
             message, hint = "text with ': ' inside needs quotes", f'write "{shown}"'
@@ -155,5 +160,8 @@ def _told(lines: list[str], problem: str, context: str, place: tuple[int, int], 
     if context == "while parsing a block mapping" and "expected key" in problem:
         hint = f"the fields of this mapping begin on line {opened[0] + 1} in column {opened[1] + 1}"
         return _Finding(number, column, column + 1, "expected a field here, indented like its neighbours", hint)
+    if context == "while parsing a block collection":
+        hint = f"the items of this list begin on line {opened[0] + 1} in column {opened[1] + 1}"
+        return _Finding(number, column, column + 1, "expected '- ' here, indented like its neighbours", hint)
     message = f"broken YAML: {problem}" + (f" {context}" if context else "")
     return _Finding(number, min(column, len(line)), min(column, len(line)) + 1, message)
