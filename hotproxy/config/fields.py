@@ -68,6 +68,8 @@ class Collector:
             return
         lines = node.source.lines
         shown, first = masked_window(lines, line, column)
+        if isinstance(node, Scalar) and node.secret:  # the message may repeat what the variable holds
+            message, hint = (_without(text, node.text) for text in (message, hint))
         token = lines[line][column:end]
         if shown[column - first : end - first] != token[: len(shown) - (column - first)]:  # the token is a secret
             message, hint = (_without(text, token.strip("\"' ")) for text in (message, hint))
@@ -127,10 +129,11 @@ class Reader:
         if node.broken:
             return None
         if not isinstance(node, Mapping):
-            hint = ""
-            if isinstance(node, Scalar) and node.plain and ":" in node.text:
-                name, value = node.text.split(":", 1)
-                hint = f"a colon needs a space after it: '{name}: {value}'" if name in shape.fields else ""
+            hint = f"write for example '{shape.example}'" if shape.example else ""
+            if isinstance(node, Scalar) and node.plain:
+                name, colon, value = node.text.partition(":")
+                if colon and value and name in shape.fields:
+                    hint = f"a colon needs a space after it: '{name}: {value.split()[0]}'"
             self.problems.error(node, f"{shape.noun} must be a mapping, not {describe(node)}", hint, where)
             return None
         return Fields(self, node, shape, where)
@@ -155,10 +158,10 @@ class Reader:
         try:
             return read(node.text)
         except (ScalarError, AddressError) as error:
-            message, hint = str(error), error.hint
-            if node.secret:  # the message may repeat what the variable holds
-                message, hint = f"the value of '{node.written}' is not valid here", ""
-            self.problems.error(node, message, hint, where)
+            if node.secret:  # a message may repeat parts of it
+                self.problems.error(node, f"the value of '{node.written}' is not valid here", "", where)
+            else:
+                self.problems.error(node, str(error), error.hint, where)
             return None
 
     def _substitute(self, node: Scalar, where: str) -> bool:

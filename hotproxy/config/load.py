@@ -233,4 +233,6 @@ class _Run:
 def _workers(text: str) -> int:
     if text == "auto":
         return 0
+    if not text.isdigit():
+        raise scalars.ScalarError(f"'{text}' is not a number of workers", f"'auto', or a number up to {MAX_WORKERS}")
     return scalars.whole_number(text, 1, MAX_WORKERS)

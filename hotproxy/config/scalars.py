@@ -187,7 +187,7 @@ def url_path_and_query(text: str) -> str:
 
 
 def matched_path(text: str) -> str:
-    """What a request's path is compared with. Paths are normalised first (RFC 3986 section 6.2.2), so this must be too."""
+    """What requests' paths are compared with: normalised (RFC 3986 section 6.2.2), because they are too."""
     url_path(text)
     if _BAD_TRIPLET.search(text):
         raise ScalarError("a '%' in a path is followed by two hex digits", "a percent sign itself is '%25'")

@@ -13,6 +13,7 @@ class Shape:
     noun: str
     fields: tuple[str, ...]
     later: frozenset[str] = frozenset()
+    example: str = ""  # for those who wrote something else than a mapping
 
 
 _SCOPED_LATER: Final = ("retry", "request_headers", "response_headers", "filters")
@@ -21,7 +22,7 @@ CONFIG: Final = Shape(
     "the config", ("workers", "admin", "drain_timeout", "env_files", "include", "listeners", "clusters")
 )
 INCLUDED: Final = Shape("an included file", ("listeners", "clusters"))
-ADMIN: Final = Shape("the admin section", ("address",))
+ADMIN: Final = Shape("the admin section", ("address",), example='{address: "127.0.0.1:9901"}')
 LISTENER: Final = Shape(
     "a listener",
     (
@@ -30,9 +31,12 @@ LISTENER: Final = Shape(
     ),
     frozenset({"tls", "proxy_protocol", "xff_num_trusted_hops", "weighted_clusters", *_SCOPED_LATER}),
 )  # fmt: skip
-ACCESS_LOG: Final = Shape("an access log", ("path", "format"))
+ACCESS_LOG: Final = Shape("an access log", ("path", "format"), example="{path: /dev/stdout}")
 TCP: Final = Shape(
-    "a tcp section", ("cluster", "idle_timeout", "max_connect_attempts"), frozenset({"weighted_clusters", "routes"})
+    "a tcp section",
+    ("cluster", "idle_timeout", "max_connect_attempts"),
+    frozenset({"weighted_clusters", "routes"}),
+    "{cluster: db}",
 )
 SOCKET_FILE: Final = Shape("a unix address", ("path", "mode", "owner", "group"))
 VIRTUAL_HOST: Final = Shape(
@@ -49,14 +53,18 @@ ROUTE: Final = Shape(
     frozenset({"weighted_clusters", "regex_rewrite", "stateful_session", "hash_policy", *_SCOPED_LATER}),
 )  # fmt: skip
 MATCH: Final = Shape(
-    "a route match", ("prefix", "path", "methods", "headers"), frozenset({"regex", "query", "grpc", "fraction"})
+    "a route match",
+    ("prefix", "path", "methods", "headers"),
+    frozenset({"regex", "query", "grpc", "fraction"}),
+    "{prefix: /}",
 )
 REDIRECT: Final = Shape(
     "a redirect",
     ("scheme", "host", "port", "path", "prefix_rewrite", "strip_query", "status"),
     frozenset({"regex_rewrite"}),
+    "{path: /new}",
 )
-DIRECT_RESPONSE: Final = Shape("a direct response", ("status", "body"))
+DIRECT_RESPONSE: Final = Shape("a direct response", ("status", "body"), example="{status: 200}")
 CLUSTER: Final = Shape(
     "a cluster",
     ("name", "type", "endpoints", "lb_policy", "connect_timeout", "idle_timeout"),

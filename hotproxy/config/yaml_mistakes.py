@@ -154,6 +154,15 @@ def _told(lines: list[str], problem: str, context: str, place: tuple[int, int], 
             return _Finding(opened[0], opened[1], opened[1] + 1, f"this '{bracket}' is never closed")
         hint = f"the '{bracket}' is on line {opened[0] + 1}, column {opened[1] + 1}"
         return _Finding(number, column, column + 1, f"expected ',' or '{close}' here", hint)
+    if context == "while parsing a flow node":
+        if not any(rest.strip() for rest in [line[column:], *lines[number + 1 :]]):
+            return _Finding(
+                number, column, column + 1, "the file ends inside brackets or braces", "one is never closed"
+            )
+        return _Finding(number, column, column + 1, "expected a value here")
+    if "unknown escape character" in problem:
+        hint = "in double quotes a backslash is '\\\\'; in single quotes it is itself"
+        return _Finding(number, max(0, column - 1), column + 1, "this escape does not exist", hint)
     if "could not find expected ':'" in problem:
         start, end = opened[1], len(lines[opened[0]].rstrip())
         return _Finding(opened[0], start, max(end, start + 1), "a field needs ': ' after its name")
