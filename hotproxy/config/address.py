@@ -93,9 +93,10 @@ def _split(text: str) -> tuple[str, str]:
             raise AddressError(f"'{host}' is not an IPv6 address")
         return str(address), port[1:]
     if text.count(":") > 1:
+        host, _, port = text.rpartition(":")
         hint = "an IPv6 address is written '[::1]:8080'"
-        if parse_ip(text) is not None:
-            hint = f"an IPv6 address is written with brackets and a port: '[{text}]:8080'"
+        if parse_ip(host) is not None and port.isdigit():
+            hint = f"did you mean '[{host}]:{port}'?"
         raise AddressError(f"'{text}' is not an address", hint)
     host, colon, port = text.partition(":")
     if not colon:

@@ -41,11 +41,7 @@ _UNRESERVED: Final = re.compile(r"[A-Za-z0-9\-._~]\Z")
 
 _TRUE: Final = frozenset({"true", "True", "TRUE"})
 _FALSE: Final = frozenset({"false", "False", "FALSE"})
-_OLD_TRIPLET: Final = re.compile("%([0-9A-Fa-f]{2})")
-_BAD_TRIPLET: Final = re.compile("%(?![0-9A-Fa-f]{2})")
-_UNRESERVED: Final = re.compile(r"[A-Za-z0-9\-._~]\Z")
-
-_TRUE: Final = frozenset({"yes", "on", "y", "1"})
+_OLD_TRUE: Final = frozenset({"yes", "on", "y", "1"})
 _OLD_FALSE: Final = frozenset({"no", "off", "n", "0"})
 
 
