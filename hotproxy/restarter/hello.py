@@ -99,8 +99,6 @@ def parse(wire: Mapping[str, Any]) -> Hello:
 
 def _listener(wire: Any) -> WantedListener:
     listener = _filled(WantedListener, wire)
-    if not isinstance(listener.addresses, list):
-        raise HelloError(f"listener {listener.name!r} has no list of addresses")
     addresses = tuple(_address(each) for each in listener.addresses)
     return WantedListener(listener.name, addresses, listener.shared)
 

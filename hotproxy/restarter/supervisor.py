@@ -82,13 +82,12 @@ class Supervisor:
         set_process_name("hotproxy: supervisor")
         become_subreaper()
         self._requests.hear_signals()
+        path = self.options.instance_dir / "supervisor.sock"
         try:
-            self._commands = CommandSocket(
-                self.options.instance_dir / "supervisor.sock", self.loop, self._requests.on_command
-            )
+            commands = CommandSocket(path, self.loop, self._requests.on_command)
         except OSError as error:
             lock.release()
-            raise HotproxyError(f"{self.options.instance_dir / 'supervisor.sock'}: {error.strerror}") from None
+            raise HotproxyError(f"{path}: {error.strerror}") from None
         self._tick()
         if self.notifier.watchdog_s > 0.0:
             self._pet()
@@ -97,7 +96,7 @@ class Supervisor:
         self.sockets.close()
         for caller in self._stop_callers:
             caller.answer(True, "stopped")
-        self._commands.close()
+        commands.close()
         self.ledger.close()
         self.notifier.close()
         lock.release()

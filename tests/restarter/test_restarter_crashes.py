@@ -234,7 +234,7 @@ def test_signals_to_the_whole_group_move_nobody_but_the_supervisor(it: Plane) ->
     it.signal(signal.SIGWINCH)
     it.signal(signal.SIGUSR1)
     assert it.dial().echoes()
-    assert it.serving()["slots"] == generation["slots"]
+    assert [generation["pid"], generation["control"]["pid"], *it.slots()] == pids
     it.signal(signal.SIGUSR2)
     it.eventually(lambda: it.status()["epoch"] == 2)
     assert "SIGUSR2 is a hot restart" in it.log

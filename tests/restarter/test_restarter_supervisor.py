@@ -92,13 +92,13 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
 
 @pytest.mark.parametrize("fault", REFUSALS)
 def test_a_generation_that_fails_changes_nothing(steady: Plane, fault: str) -> None:
-    it, before, refused_before = steady, steady.serving(), steady.stats()["server.restarts_failed"]
+    it, before, refused_before = steady, steady.slots(), steady.stats()["server.restarts_failed"]
     with pytest.raises(Refused) as refused:
         it.reload(listeners={**ONE, "b": ["127.0.0.1:0"]}, slots=3, fault=fault, ready_s=0.3, accept_s=0.3)
     assert REFUSALS[fault] in str(refused.value)
     assert it.status()["last_restart"]["ok"] is False
     it.eventually(lambda: len(it.status()["generations"]) == 1)
-    assert it.serving() == before
+    assert it.slots() == before
     # Every socket of the port is somebody's who accepts: none is a black hole.
     assert {it.dial().epoch for _ in range(40)} == {1}
     assert it.stats()["server.restarts_failed"] == refused_before + 1

@@ -1,0 +1,237 @@
+"""The supervisor's small parts, without processes."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hotproxy.errors import HotproxyError
+from hotproxy.restarter import kernel, log
+from hotproxy.restarter.frames import PROTOCOL_VERSION, Channel, Message, check
+from hotproxy.restarter.heartbeats import Heartbeats
+from hotproxy.restarter.hello import Deadlines, Hello, HelloError, WantedAddress, WantedListener, parse
+from hotproxy.restarter.holders import holders_of_port, parent_of
+from hotproxy.restarter.instance_dir import InstanceLock
+from hotproxy.restarter.loop import Loop
+from hotproxy.restarter.outbox import Outbox
+from hotproxy.restarter.systemd import Notifier
+
+# --- hello ---
+
+HELLO = Hello(
+    3, 2, (WantedListener("a", (WantedAddress("127.0.0.1:80", "tcp", "127.0.0.1", 80),), shared=True),),
+    Deadlines(drain_s=7.0), [["x", 1]], "0.1", PROTOCOL_VERSION, 1, "", {"http1": 1},
+)  # fmt: skip
+
+
+def test_hello_goes_over_the_wire_and_back() -> None:
+    wire = HELLO.to_wire()
+    check("HELLO", wire)
+    assert parse(wire) == HELLO
+
+
+def test_a_newer_hello_may_say_more() -> None:
+    wire = HELLO.to_wire()
+    wire["listeners"][0]["colour"] = "green"
+    wire["deadlines"]["tea_s"] = 300
+    assert parse(wire) == HELLO
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"slots": 0}, "0 slots"),
+        ({"slots": 5000}, "5000 slots"),
+        ({"listeners": [7]}, "WantedListener is int, not a map"),
+        ({"listeners": [{"name": "a", "addresses": 7}]}, "WantedListener.addresses is int"),
+        ({"listeners": [{"name": "a"}]}, "addresses"),
+        ({"listeners": [{"name": "a", "addresses": [{"text": "x", "family": "ipx"}]}]}, "unknown family 'ipx'"),
+        (
+            {"listeners": [{"name": "a", "addresses": [{"text": "x", "family": "tcp", "port": 70000}]}]},
+            "can't be bound",
+        ),
+        ({"listeners": [{"name": "a", "addresses": [{"text": "x", "family": "unix", "path": "s"}]}]}, "can't be bound"),
+        ({"listeners": [{"name": "a", "addresses": []}] * 2}, "two listeners have the same name"),
+        ({"deadlines": {"drain_s": "soon"}}, "Deadlines.drain_s is str"),
+    ],
+)
+def test_a_hello_that_makes_no_sense(change: dict[str, Any], why: str) -> None:
+    with pytest.raises(HelloError, match=why):
+        parse({**HELLO.to_wire(), **change})
+
+
+# --- heartbeats ---
+
+
+def test_only_a_cell_that_stands_still_long_enough_is_late() -> None:
+    heartbeats = Heartbeats(late_ticks=3)
+    assert [heartbeats.tick({1: 5, 2: beat}) for beat in range(5)] == [[], [], [], [1], []]
+
+
+def test_a_pause_of_the_supervisor_kills_nobody() -> None:
+    """Its own ticks count, not the clock: after a pause of any length the next tick is one tick."""
+    heartbeats = Heartbeats(late_ticks=2)
+    assert heartbeats.tick({1: 5}) == []
+    assert heartbeats.tick({1: 5}) == []
+    assert heartbeats.tick({1: 6}) == []
+    assert heartbeats.tick({1: 6}) == []
+
+
+# --- loop and outbox ---
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time_s = 100.0
+
+    def now_s(self) -> float:
+        return self.time_s
+
+
+def test_alarms_ring_in_order_and_not_after_they_are_cancelled() -> None:
+    clock, rung = Clock(), list[str]()
+    loop = Loop(selectors.DefaultSelector(), clock.now_s)
+    loop.after(2.0, lambda: rung.append("second"))
+    loop.after(1.0, lambda: rung.append("first"))
+    loop.after(1.5, lambda: rung.append("never")).cancel()
+    clock.time_s += 3.0
+    loop.turn()
+    assert rung == ["first", "second"]
+    loop.close()
+
+
+def test_a_callback_may_close_what_is_ready_beside_it() -> None:
+    loop, heard = Loop(selectors.DefaultSelector()), list[str]()
+    one, one_end = socket.socketpair()
+    two, two_end = socket.socketpair()
+
+    def on_readable(name: str) -> None:
+        heard.append(name)
+        for sock in (one, two):
+            loop.unwatch(sock)
+            sock.close()
+
+    loop.watch(one, lambda: on_readable("one"))
+    loop.watch(two, lambda: on_readable("two"))
+    one_end.send(b"x")
+    two_end.send(b"x")
+    loop.turn()
+    assert len(heard) == 1
+    for sock in (one_end, two_end):
+        sock.close()
+    loop.close()
+
+
+def test_what_does_not_fit_is_sent_later_in_order_and_with_its_descriptors() -> None:
+    loop = Loop(selectors.DefaultSelector())
+    ours, theirs = Channel.pair()
+    ours.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    outbox = Outbox(ours, loop, Message.close_fds, lambda error: None, lambda: None)
+    reading, writing = os.pipe()
+    for number in range(50):
+        outbox.post("SOCKETS", {"sockets": [[number, "x" * 500]], "last": False}, [writing])
+    os.close(writing)
+    numbers = []
+    while len(numbers) < 50:
+        message = theirs.receive()
+        if message is None:
+            loop.turn()
+            continue
+        numbers.append(message.fields["sockets"][0][0])
+        assert len(message.fds) == 1
+        message.close_fds()
+    assert numbers == list(range(50))
+    assert os.read(reading, 1) == b""  # no copy of it is left anywhere
+    os.close(reading)
+    outbox.close()
+    theirs.close()
+    loop.close()
+
+
+def test_the_end_of_a_channel_comes_after_what_was_said() -> None:
+    loop, heard = Loop(selectors.DefaultSelector()), list[str]()
+    ours, theirs = Channel.pair()
+    Outbox(ours, loop, lambda message: heard.append(message.kind), lambda error: heard.append(str(error)),
+           lambda: heard.append("closed"))  # fmt: skip
+    theirs.send("READY")
+    theirs.sock.send(b"???")
+    theirs.send("ACCEPTING")
+    theirs.close()
+    loop.turn()
+    assert heard == ["READY", "3 bytes are no frame", "ACCEPTING", "closed"]
+    loop.close()
+
+
+# --- systemd ---
+
+
+def test_systemd_is_told(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "10000000"})
+        assert notifier.watchdog_s == 5.0
+        notifier.reloading()
+        notifier.ready("reload refused: line 1\nline 2")
+        notifier.stopping()
+        notifier.pet()
+        received = [systemd.recv(4096).decode() for _ in range(4)]
+    assert received[0].startswith("RELOADING=1\nMONOTONIC_USEC=") and int(received[0].split("\n")[1].split("=")[1]) > 0
+    assert received[1] == "READY=1\nSTATUS=reload refused: line 1; line 2"
+    assert received[2:] == ["STOPPING=1\nSTATUS=draining", "WATCHDOG=1"]
+    notifier.pet()  # systemd is gone: nobody minds
+    notifier.close()
+
+
+@pytest.mark.parametrize("environment", [{}, {"WATCHDOG_USEC": "much"}, {"WATCHDOG_USEC": "1", "WATCHDOG_PID": "1"}])
+def test_without_systemd_nothing_is_said(environment: dict[str, str]) -> None:
+    notifier = Notifier(environment)
+    assert notifier.watchdog_s == 0.0
+    notifier.ready("")
+
+
+# --- the rest ---
+
+
+def test_who_listens_on_a_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert [holder.pid for holder in holders_of_port(port)] == [os.getpid()]
+    assert holders_of_port(port) == []
+    assert parent_of(os.getpid()) == os.getppid()
+    assert parent_of(1 << 22) == 0
+
+
+def test_the_lock_is_held_by_one_and_dies_with_it(tmp_path: Path) -> None:
+    lock = InstanceLock(tmp_path, "web")
+    with pytest.raises(HotproxyError, match=rf"instance 'web' is already running \(pid {os.getpid()}"):
+        InstanceLock(tmp_path, "web")
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+    InstanceLock(tmp_path, "web").release()
+
+
+def test_a_log_line_has_its_priority_only_for_the_journal(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.log(log.ERROR, "one\ntwo")
+    first, second = capfd.readouterr().err.splitlines()
+    assert first.endswith("one") and second.endswith("two") and " error " in first
+    monkeypatch.setattr(log, "_JOURNAL", True)
+    log.log(log.WARNING, "three")
+    assert capfd.readouterr().err.startswith("<4>")
+
+
+def test_no_capability_is_left() -> None:
+    pid = os.fork()
+    if pid == 0:
+        kernel.drop_all_capabilities()
+        status = Path("/proc/self/status").read_text()
+        kept = [line for line in status.splitlines() if line.startswith(("CapPrm", "CapEff", "CapInh", "CapAmb"))]
+        gone = all(int(line.split()[1], 16) == 0 for line in kept) and len(kept) == 4
+        os._exit(0 if gone and "NoNewPrivs:\t1" in status else 1)
+    assert os.waitpid(pid, 0)[1] == 0
