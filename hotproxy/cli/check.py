@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -36,7 +35,7 @@ def check(path: str, output: str, offline: bool) -> None:
         if examined.problems:
             click.echo(render_text(examined.problems), err=True)
         click.echo(_summary(path, examined), err=not valid)
-    sys.exit(EXIT_OK if valid else EXIT_REFUSED)
+    click.get_current_context().exit(EXIT_OK if valid else EXIT_REFUSED)
 
 
 def _summary(path: str, examined: Examined) -> str:

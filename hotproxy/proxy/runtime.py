@@ -1,4 +1,7 @@
-"""What every connection of a worker is given: loop, time, randomness, the current snapshot. Built by `worker/build.py`."""
+"""What every connection of a worker is given: loop, time, randomness, the current snapshot.
+
+`worker/build.py` makes it.
+"""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class Instance:
         self._seen.clear()
 
     def _remember(self) -> None:
-        """Every process of this instance: they carry its runtime directory, descend from one that does, or are known."""
+        """Every process of this instance: those with its runtime directory, their children, those known."""
         marker = str(self.directory / "run")
         for process in psutil.process_iter(["cmdline"]):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
