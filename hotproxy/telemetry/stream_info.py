@@ -42,7 +42,7 @@ class HeaderPairs:
 class StreamInfo:
     """Plain attributes, filled on the way, read once by `finish()`; `dump()` carries it across a handoff."""
 
-    __slots__ = (  # noqa: RUF023, the order of `dump()`: new ones come last
+    __slots__ = (  # the order of `dump()`: new ones come last
         "start_wall_s", "start_s", "request_complete_s", "upstream_first_byte_s", "response_first_byte_s", "end_s",
         "protocol", "method", "authority", "path", "original_path", "user_agent", "x_forwarded_for", "request_id",
         "status", "flags", "details", "rx_bytes", "tx_bytes",
