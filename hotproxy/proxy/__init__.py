@@ -4,7 +4,10 @@ listener            accepts, counts, and keeps the open connections of one liste
 filter_chain        what every kind of connection offers to its listener
 tcp_proxy           carries bytes to one cluster
 connection_manager  HTTP: codec events to streams and back
-stream, router      one request with its response; where it goes
+stream              one request with its response
+router, held_body   where it goes, and what is kept to send it again
+tunnel              what an upgraded connection carries
+forwarding          what becomes of headers on their way through
 route               which route a request takes
 snapshot, runtime   the live config, and what every connection is given
 """

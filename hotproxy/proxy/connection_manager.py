@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hotproxy.clock import Timer
-from hotproxy.errors import INTERNAL_ERROR, REQUEST_HEADER_TIMEOUT, Reason, downstream_protocol_error
+from hotproxy.errors import REQUEST_HEADER_TIMEOUT, Reason, downstream_protocol_error
 from hotproxy.http.codec import END, Data, End, Event, RequestHead, ResponseHead, Trailers, Violation
 from hotproxy.http.headers import Headers
 from hotproxy.http.http1_server import Http1ServerCodec
@@ -35,6 +35,7 @@ from hotproxy.proxy.router import Router
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import HttpListener
 from hotproxy.proxy.stream import Stream
+from hotproxy.proxy.tunnel import Tunnel
 
 DUMP_VERSION: Final = 1
 
@@ -114,10 +115,10 @@ class ConnectionManager:
 
     def on_data(self, data: bytes) -> None:
         self.listener.stats.downstream_cx_rx_bytes_total.add(len(data))
-        router = self._tunnel()
-        if router is not None:
-            router.decode_raw(data)
-            router.flush()
+        tunnel = self._tunnel()
+        if tunnel is not None:
+            tunnel.decode_raw(data)
+            self._flush_upstream()
             self.touch()
         else:
             self._pump(data)
@@ -125,10 +126,10 @@ class ConnectionManager:
     def on_eof(self) -> None:
         """The client sends no more. What it has asked completely is still answered."""
         stream = self.stream
-        router = self._tunnel()
-        if router is not None:
+        tunnel = self._tunnel()
+        if tunnel is not None:
             self.touch()
-            router.on_downstream_eof()
+            tunnel.on_downstream_eof()
         elif stream is None:
             self._finish()
         elif not stream.request_read:
@@ -197,9 +198,7 @@ class ConnectionManager:
         self._pumping = False
         if self._over:
             return
-        stream = self.stream
-        if stream is not None and stream.router is not None:
-            stream.router.flush()
+        self._flush_upstream()
         self.flush()
         self._settle()
 
@@ -247,19 +246,18 @@ class ConnectionManager:
         stream.local_reply(downstream_protocol_error(violation.details, violation.status))
 
     def _on_internal_error(self) -> None:
-        if self._over:
-            return
         if self.stream is not None:
             self.stream.on_internal_error()
         else:
-            self.listener.stats.by_name(INTERNAL_ERROR.counter).inc()
             self._finish()
 
-    def _tunnel(self) -> Router | None:
+    def _tunnel(self) -> Tunnel | None:
         stream = self.stream
-        if stream is not None and stream.router is not None and stream.router.tunnel:
-            return stream.router
-        return None
+        return stream.router.tunnel if stream is not None and stream.router is not None else None
+
+    def _flush_upstream(self) -> None:
+        if self.stream is not None and self.stream.router is not None:
+            self.stream.router.flush()
 
     # -- what a stream asks of its connection
 
@@ -406,8 +404,8 @@ class ConnectionManager:
         """The descriptors that go with a dump, in `load`'s order: the client's, and the endpoint's if there is one."""
         upstream = None
         if self.stream is not None and self.stream.router is not None:
-            upstream = self.stream.router.upstream_socket
-        return [self.connection.sock] if upstream is None else [self.connection.sock, upstream]
+            upstream = self.stream.router.upstream_connection
+        return [self.connection.sock] if upstream is None else [self.connection.sock, upstream.sock]
 
     def dump(self) -> dict[str, object]:
         """The state between two turns, as msgpack values; deadlines are absolute CLOCK_MONOTONIC seconds."""

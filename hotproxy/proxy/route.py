@@ -66,7 +66,9 @@ class Route:
         if self.prefix_rewrite is None:
             return target
         rest = b"" if self.path is not None else path[len(self.prefix) :]
-        return self.prefix_rewrite + rest + _query(target)
+        rewritten = self.prefix_rewrite + rest
+        # A target is never empty, nor can it begin with anything but a slash (RFC 9112 section 3.2.1).
+        return (rewritten if rewritten.startswith(b"/") else b"/" + rewritten) + _query(target)
 
     def location(self, path: bytes, target: bytes, authority: bytes, scheme: bytes) -> bytes:
         """Where a redirect leads, an absolute URL built as Envoy's RedirectAction does:
@@ -93,6 +95,8 @@ class Route:
             to_path = redirect.prefix_rewrite.encode() + (b"" if self.path is not None else path[len(self.prefix) :])
         else:
             to_path = target.partition(b"?")[0]
+        if not host:  # HTTP/1.0 without Host: RFC 9110 section 10.2.2 allows a relative reference
+            return to_path + query
         return to_scheme + b"://" + host + (b":" + port if port else b"") + to_path + query
 
 

@@ -1,10 +1,9 @@
-"""Where a request goes: route, cluster, endpoint, connection; and what comes back from there.
+r"""Where a request goes: cluster, endpoint, connection; and what comes back from there.
 
-    decode_head --redirect, direct response, no route--> local reply
-        \\--endpoint--> connecting --> waiting --response head--> responding --End--> over
-              ^          |  failed      |  a reused connection died before the first byte of a response
-              |          v              v
-              +--- next endpoint   once more, on a new connection, if that is safe        101 --> tunnel
+    decode_head --endpoint--> connecting --> waiting --response head--> responding --End--> over
+                   ^             |  failed      |  a reused connection died before the first byte of a response
+                   |             v              v
+                   +------ next endpoint   once more, on a new connection, if that is safe        101 --> tunnel
 
 Safe to send again is what never left (no byte of it was written) or what may be executed twice (RFC 9110 section
 9.2.2), as long as all of its body is still held; the first 64 KiB are. POST and PATCH are therefore never sent again
@@ -22,35 +21,30 @@ from typing import TYPE_CHECKING, Final
 from hotproxy.errors import (
     CONNECT_FAILURE,
     CONNECT_TIMEOUT,
-    DIRECT_RESPONSE,
     NO_CLUSTER,
     NO_HEALTHY_UPSTREAM,
-    NO_ROUTE,
-    REDIRECT,
     RESPONSE_TIMEOUT,
     UPSTREAM_PROTOCOL_ERROR,
     UPSTREAM_RESET_AFTER_START,
     UPSTREAM_TERMINATION,
     Reason,
     Side,
-    downstream_protocol_error,
 )
-from hotproxy.http.codec import HTTP_1_1, Data, Event, RequestHead, ResponseHead, Trailers, Violation
+from hotproxy.http.codec import Data, Event, RequestHead, ResponseHead, Trailers, Violation
 from hotproxy.http.headers import Headers
-from hotproxy.proxy import forwarding
+from hotproxy.net.connection import Connection
 from hotproxy.proxy.filter_chain import address_text
-from hotproxy.proxy.route import Route, normalise
+from hotproxy.proxy.held_body import HeldBody
+from hotproxy.proxy.route import Route
 from hotproxy.proxy.runtime import Runtime
+from hotproxy.proxy.tunnel import Tunnel
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.endpoint import Endpoint
-from hotproxy.upstream.pool import PoolConnect, Pools, UpstreamConnection
+from hotproxy.upstream.pool import PoolConnect, Pools
+from hotproxy.upstream.upstream_connection import UpstreamConnection
 
 if TYPE_CHECKING:
     from hotproxy.proxy.stream import Stream
-
-# What is kept of a request's body until it is clear that it will not be needed again; nearly every body that is not an
-# upload fits. Also how much is read from a client before there is a connection to send it on.
-MAX_HELD_BYTES: Final = 64 * 1024
 
 # RFC 9110 section 9.2.2.
 IDEMPOTENT_METHODS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
@@ -70,9 +64,9 @@ class Router:
     """The upstream half of a stream."""
 
     __slots__ = (
-        "_avoid", "_body_paused", "_cluster", "_connect_failures", "_endpoint", "_head", "_held", "_held_bytes",
-        "_holding", "_pending", "_pools", "_request_trailers", "_response_trailers", "_retried", "_runtime",
-        "_stream", "_timeout_s", "_upstream", "_upstream_paused", "request_ended", "tunnel",
+        "_avoid", "_body_paused", "_cluster", "_connect_failures", "_endpoint", "_head", "_held", "_pending",
+        "_pools", "_request_trailers", "_response_trailers", "_retried", "_runtime", "_stream", "_timeout_s",
+        "_upstream", "_upstream_paused", "request_ended", "tunnel",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, runtime: Runtime) -> None:
@@ -90,49 +84,16 @@ class Router:
         self._avoid: list[Endpoint] = []  # could not be reached
         self._connect_failures = 0
         self._retried = False  # sent again after a reused connection had died
-        self._held: list[bytes] = []
-        self._held_bytes = 0
-        self._holding = True  # `_held` is the whole body so far
+        self._held = HeldBody(runtime.buffered)
         self._body_paused = False  # the client is not read
         self._upstream_paused = False  # the endpoint is not read
         self.request_ended = False
-        self.tunnel = False
+        self.tunnel: Tunnel | None = None  # after a 101
 
     # -- the request
 
-    def decode_head(self, head: RequestHead) -> None:
-        stream, runtime = self._stream, self._runtime
-        normal = normalise(head.target)
-        if normal is None:
-            stream.local_reply(downstream_protocol_error("path_normalization_failed"))
-            return
-        path, target = normal
-        authority = head.headers.get(b"host") or b""
-        route = stream.listener.routes.find(authority, path, head)
-        if route is None:
-            stream.local_reply(NO_ROUTE)
-            return
-        stream.idle_timeout_s = route.idle_timeout_s
-        self._timeout_s = route.timeout_s
-        info = stream.info
-        info.virtual_host = route.virtual_host
-        info.route = route.name
-        if head.upgrade:
-            # What is not allowed is dropped like any other hop-by-hop field, as RFC 9110 section 7.8 lets us.
-            upgradable = head.version == HTTP_1_1
-            head.upgrade = forwarding.allowed_upgrade(head.upgrade, route.upgrades) if upgradable else b""
-        request_id = forwarding.new_request_id(runtime.random)
-        if not forwarding.decode_headers(head, stream.manager.client_host, request_id):
-            stream.local_reply(forwarding.LOOP_DETECTED)
-        elif route.redirect is not None:
-            location = route.location(path, target, authority, b"http")
-            stream.local_reply(REDIRECT, route.redirect.status, extra=((b"location", location),))
-        elif route.direct_response is not None:
-            stream.local_reply(DIRECT_RESPONSE, route.direct_response.status, route.direct_response.body)
-        else:
-            self._send(head, route, path, target)
-
-    def _send(self, head: RequestHead, route: Route, path: bytes, target: bytes) -> None:
+    def decode_head(self, head: RequestHead, route: Route, path: bytes, target: bytes) -> None:
+        """A request for a cluster; `path` and `target` are what `normalise` made of it."""
         info = self._stream.info
         cluster = self._runtime.snapshot.clusters.get(route.cluster or "")
         if cluster is None:
@@ -144,20 +105,19 @@ class Router:
         if route.host_rewrite is not None:
             head.headers.set(b"host", route.host_rewrite)
             info.authority = route.host_rewrite.decode("latin-1")
+        self._timeout_s = route.timeout_s
         self._head = head
         self._cluster = cluster
         self._attempt()
 
     def decode_data(self, data: bytes) -> None:
         upstream = self._upstream
-        if self._holding:
-            if upstream is None or self._held_bytes + len(data) <= MAX_HELD_BYTES:
-                self._hold(data)
-            else:
-                self._drop_held()
         if upstream is not None:
+            self._held.offer(data)
             upstream.send_data(data)
-        elif self._held_bytes >= MAX_HELD_BYTES:
+            return
+        self._held.add(data)
+        if self._held.full:
             self._pause_body()
 
     def decode_end(self, trailers: Headers | None) -> None:
@@ -165,7 +125,7 @@ class Router:
         self._request_trailers = trailers
         if self._upstream is not None:
             self._upstream.send_end(trailers)
-        if not self.tunnel:
+        if self.tunnel is None:
             self._stream.manager.arm_response_timer(self._timeout_s)
 
     def flush(self) -> None:
@@ -227,16 +187,16 @@ class Router:
         self._upstream = upstream
         cluster.stats.upstream_rq_total.inc()
         cluster.stats.upstream_rq_active.add(1)
-        if not upstream.local:
+        if upstream.local is None:
             upstream.local = address_text(upstream.connection.sock.getsockname())
         self._stream.info.upstream_local = upstream.local
         upstream.send_head(head)
-        for data in self._held:
+        for data in self._held.pieces:
             upstream.send_data(data)
         if self.request_ended:
             upstream.send_end(self._request_trailers)
-        if not upstream.reused or self._held_bytes > MAX_HELD_BYTES:
-            self._drop_held()  # a new connection that dies is not the accident which justifies a second try
+        if not upstream.reused or self._held.full:
+            self._held.drop()  # a new connection that dies is not the accident which justifies a second try
         if self._stream.manager.connection.pressed:
             self._pause_upstream()
         if not upstream.connection.pressed:
@@ -265,7 +225,7 @@ class Router:
         now_s = self._runtime.clock.now_s()
         if not info.upstream_first_byte_s:
             info.upstream_first_byte_s = now_s
-        self._drop_held()
+        self._held.drop()
         if head.status < 200 and head.status != 101:
             stream.encode_interim(head)
             return
@@ -275,7 +235,9 @@ class Router:
         if self._retried or self._connect_failures:
             cluster.stats.upstream_rq_retry_success.inc()
         if head.status == 101:
-            self._begin_tunnel(head)
+            assert self._upstream is not None
+            self.tunnel = Tunnel(stream, self, self._upstream)
+            self.tunnel.begin(head)
         else:
             stream.encode_head(head)
 
@@ -297,11 +259,11 @@ class Router:
     def on_upstream_turn_end(self) -> None:
         self._stream.manager.on_upstream_turn_end()
 
+    def on_upstream_raw(self, data: bytes) -> None:
+        raise AssertionError("raw bytes without a tunnel")
+
     def on_upstream_eof(self) -> None:
-        """Of a tunnel; the other direction goes on."""
-        self._stream.manager.connection.shutdown_write()
-        self._stream.manager.touch()
-        self._end_tunnel_if_over()
+        raise AssertionError("half an end without a tunnel")
 
     def on_upstream_lost(self, error: str) -> None:
         upstream, cluster = self._upstream, self._cluster
@@ -321,7 +283,7 @@ class Router:
             self._fail(UPSTREAM_RESET_AFTER_START if self._stream.response_started else UPSTREAM_TERMINATION)
 
     def _may_send_again(self, upstream: UpstreamConnection) -> bool:
-        if not upstream.reused or upstream.responded or self._retried or not self._holding:
+        if not upstream.reused or upstream.responded or self._retried or not self._held.whole:
             return False
         head = self._head
         return upstream.untouched or (head is not None and head.method in IDEMPOTENT_METHODS)
@@ -362,55 +324,8 @@ class Router:
             self._stream.manager.connection.read_enable()
 
     @property
-    def upstream_tx_bytes(self) -> int:
-        return self._upstream.connection.tx_bytes if self._upstream is not None else 0
-
-    @property
-    def upstream_pending_bytes(self) -> int:
-        return self._upstream.connection.pending_bytes if self._upstream is not None else 0
-
-    # -- an upgraded connection: raw bytes both ways, each direction ends on its own
-
-    def _begin_tunnel(self, head: ResponseHead) -> None:
-        stream, upstream = self._stream, self._upstream
-        assert upstream is not None
-        self.tunnel = True
-        upstream.raw = True
-        manager = stream.manager
-        manager.arm_response_timer(0.0)  # `timeout` ends here
-        stream.encode_upgrade(head)
-        early = upstream.codec.take_buffered()
-        if early:
-            stream.encode_raw(early)
-        early = manager.codec.take_buffered()
-        if early:
-            self.decode_raw(early)
-        upstream.flush()
-        if manager.connection.read_closed:
-            upstream.connection.shutdown_write()
-
-    def decode_raw(self, data: bytes) -> None:
-        """From the client, behind a 101."""
-        self._stream.info.rx_bytes += len(data)
-        if self._upstream is not None:
-            self._upstream.send_raw(data)
-
-    def on_upstream_raw(self, data: bytes) -> None:
-        self._stream.encode_raw(data)
-
-    def on_downstream_eof(self) -> None:
-        """Of a tunnel; the other direction goes on."""
-        if self._upstream is not None:
-            self._upstream.connection.shutdown_write()
-        self._end_tunnel_if_over()
-
-    def _end_tunnel_if_over(self) -> None:
-        upstream = self._upstream
-        assert upstream is not None
-        if upstream.connection.read_closed and self._stream.manager.connection.read_closed:
-            self._leave_upstream()
-            upstream.finish()
-            self._stream.on_tunnel_end()
+    def upstream_connection(self) -> Connection | None:
+        return self._upstream.connection if self._upstream is not None else None
 
     # -- ending
 
@@ -460,29 +375,20 @@ class Router:
             self._endpoint.active -= 1
             self._endpoint = None
 
+    def release_tunnel(self) -> None:
+        """Both directions have ended; what is still to be sent arrives."""
+        upstream = self._upstream
+        assert upstream is not None
+        self._leave_upstream()
+        upstream.finish()
+
     def detach(self) -> None:
         """The stream is finished."""
         self._close_upstream()
-        self._drop_held()
+        self._held.drop()
         self._resume_body()
 
-    def _hold(self, data: bytes) -> None:
-        self._held.append(data)
-        self._held_bytes += len(data)
-        self._runtime.buffered.add(len(data))
-
-    def _drop_held(self) -> None:
-        self._holding = False
-        if self._held:
-            self._runtime.buffered.add(-self._held_bytes)
-            self._held = []
-            self._held_bytes = 0
-
     # -- handoff
-
-    @property
-    def upstream_socket(self) -> socket.socket | None:
-        return self._upstream.connection.sock if self._upstream is not None else None
 
     def dump(self) -> dict[str, object]:
         """As msgpack values; its version is the connection's. A connect that is under way begins anew over there."""
@@ -497,9 +403,8 @@ class Router:
             "avoid": [endpoint.name for endpoint in self._avoid],
             "connect_failures": self._connect_failures,
             "retried": self._retried,
-            "holding": self._holding,
-            "held": list(self._held),
-            "tunnel": self.tunnel,
+            "whole": self._held.whole,
+            "held": list(self._held.pieces),
             "upstream": self._upstream.dump() if self._upstream is not None else None,
         }
 
@@ -517,9 +422,8 @@ class Router:
                 "avoid": list(avoid) | tuple(avoid),
                 "connect_failures": int(connect_failures),
                 "retried": bool(retried),
-                "holding": bool(holding),
+                "whole": bool(whole),
                 "held": list(held) | tuple(held),
-                "tunnel": bool(tunnel),
                 "upstream": (None | dict()) as upstream,
             }:
                 pass
@@ -537,8 +441,7 @@ class Router:
         router._avoid = [endpoint for endpoint in cluster.endpoints if endpoint.name in avoid]
         router._connect_failures = connect_failures
         router._retried = retried
-        router._holding = holding
-        router.tunnel = tunnel
+        router._held.whole = whole
         if not all(isinstance(data, bytes) for data in held):
             raise ValueError("what a router holds of a body is not bytes")
         if upstream is not None:
@@ -548,15 +451,17 @@ class Router:
             router._endpoint = router._upstream.endpoint
             router._endpoint.active += 1
             cluster.stats.upstream_rq_active.add(1)
+            if router._upstream.raw:
+                router.tunnel = Tunnel(stream, router, router._upstream)
         for data in held:
-            router._hold(data)
+            router._held.add(data)
         return router
 
     def resume(self) -> None:
         """After `load`: read on, or connect; what was under pressure still is."""
         upstream = self._upstream
         if upstream is None:
-            if self._held_bytes >= MAX_HELD_BYTES:
+            if self._held.full:
                 self._pause_body()
             self._attempt()
             self.flush()

@@ -1,6 +1,6 @@
 """One request with its response: what is counted, logged and answered for it, and that it ends exactly once.
 
-decode_head .. decode_end      the request, on to the router
+decode_head .. decode_end      the request: its route, and on to the router unless the route is an answer itself
 encode_head .. encode_end      the response, on to the client
 local_reply                    an answer of our own instead, if none has begun
 abort                          one that has begun and cannot be completed
@@ -13,16 +13,21 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
 from hotproxy.errors import (
+    DIRECT_RESPONSE,
     DOWNSTREAM_DISCONNECT,
     INTERNAL_ERROR,
+    NO_ROUTE,
+    REDIRECT,
     REQUEST_BODY_TIMEOUT,
     STREAM_IDLE_TIMEOUT,
     Reason,
     Side,
+    downstream_protocol_error,
 )
 from hotproxy.http.codec import HTTP_1_1, LENGTH, NO_BODY, RequestHead, ResponseHead
 from hotproxy.http.headers import Headers
 from hotproxy.proxy import forwarding
+from hotproxy.proxy.route import normalise
 from hotproxy.proxy.router import Router
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import HttpListener
@@ -75,8 +80,38 @@ class Stream:
         info.original_path = info.path = head.target.decode("latin-1")
         info.authority = (head.headers.get(b"host") or b"").decode("latin-1")
         info.request_headers = head.headers
-        self.router = router = Router(self, self.runtime)
-        router.decode_head(head)
+        self._route(head)
+
+    def _route(self, head: RequestHead) -> None:
+        """Answer the request ourselves, or give it to a router. Here its headers become those that are forwarded."""
+        normal = normalise(head.target)
+        if normal is None:
+            self.local_reply(downstream_protocol_error("path_normalization_failed"))
+            return
+        path, target = normal
+        authority = head.headers.get(b"host") or b""
+        route = self.listener.routes.find(authority, path, head)
+        if route is None:
+            self.local_reply(NO_ROUTE)
+            return
+        self.idle_timeout_s = route.idle_timeout_s
+        self.info.virtual_host = route.virtual_host
+        self.info.route = route.name
+        if head.upgrade:
+            # What is not allowed is dropped like any other hop-by-hop field, as RFC 9110 section 7.8 lets us.
+            upgradable = head.version == HTTP_1_1
+            head.upgrade = forwarding.allowed_upgrade(head.upgrade, route.upgrades) if upgradable else b""
+        request_id = forwarding.new_request_id(self.runtime.random)
+        if not forwarding.decode_headers(head, self.manager.client_host, request_id):
+            self.local_reply(forwarding.LOOP_DETECTED)
+        elif route.redirect is not None:
+            location = route.location(path, target, authority, b"http")
+            self.local_reply(REDIRECT, route.redirect.status, extra=((b"location", location),))
+        elif route.direct_response is not None:
+            self.local_reply(DIRECT_RESPONSE, route.direct_response.status, route.direct_response.body)
+        else:
+            self.router = Router(self, self.runtime)
+            self.router.decode_head(head, route, path, target)
 
     def decode_data(self, data: bytes) -> None:
         self.info.rx_bytes += len(data)
@@ -195,11 +230,12 @@ class Stream:
 
     def _is_progressing(self) -> bool:
         """A slow reader: no events, because we hold data back for it, but bytes do leave."""
-        taken = self.manager.connection.tx_bytes
-        pending = self.manager.connection.pending_bytes
-        if self.router is not None:
-            taken += self.router.upstream_tx_bytes
-            pending += self.router.upstream_pending_bytes
+        connection = self.manager.connection
+        taken, pending = connection.tx_bytes, connection.pending_bytes
+        upstream = self.router.upstream_connection if self.router is not None else None
+        if upstream is not None:
+            taken += upstream.tx_bytes
+            pending += upstream.pending_bytes
         before, self._progress = self._progress, taken
         return pending > 0 and taken != before
 

@@ -4,5 +4,6 @@ endpoint       one address of a cluster, and what this worker has in progress th
 load_balancer  which endpoint is next: one small class per policy
 cluster        a named set of endpoints with its policy, timeouts and stats
 connect        one non-blocking connect, without a task
+upstream_connection   a connection with its codec, for one request at a time
 pool           keep-alive connections by endpoint
 """

@@ -148,6 +148,8 @@ def test_a_path_above_the_root_is_nowhere(target: bytes) -> None:
         ({"prefix": "/v1"}, "/v2", b"/x/../v%31/a%41?q", b"/v2/aA?q"),
         ({"path": "/old"}, "/new", b"/old?x=1", b"/new?x=1"),
         ({"prefix": "/"}, None, b"/%41?", b"/%41?"),
+        ({"prefix": "/v1"}, "", b"/v1?q", b"/?q"),
+        ({"prefix": "/v1/"}, "", b"/v1/a", b"/a"),
     ],
 )
 def test_prefix_rewrite(match: dict[str, str], rewrite: str | None, target: bytes, forwarded: bytes) -> None:
@@ -174,6 +176,7 @@ def test_prefix_rewrite(match: dict[str, str], rewrite: str | None, target: byte
         (Redirect(scheme="https"), b"[::1]:80", b"/a", b"https://[::1]/a"),
         (Redirect(prefix_rewrite="/v2/"), b"h", b"/v1/a/%41?q", b"http://h/v2/a/A?q"),
         (Redirect(strip_query=True), b"h", b"/%41?q", b"http://h/%41"),
+        (Redirect(path="/new"), b"", b"/old", b"/new"),
     ],
 )
 def test_redirects_lead_where_envoy_leads(redirect: Redirect, authority: bytes, target: bytes, location: bytes) -> None:

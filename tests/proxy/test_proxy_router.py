@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from hotproxy.config.model import DirectResponse, Redirect, Route
-from hotproxy.proxy.router import MAX_HELD_BYTES
+from hotproxy.proxy.held_body import MAX_HELD_BYTES
 from tests.kit.phrases import (
     ANSWERED,
     CHUNKED,

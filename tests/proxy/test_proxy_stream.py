@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hotproxy.config.model import Route
 from hotproxy.net.connection import HIGH_WATERMARK_BYTES
-from hotproxy.proxy.router import MAX_HELD_BYTES
+from hotproxy.proxy.held_body import MAX_HELD_BYTES
 from tests.kit.phrases import (
     CHUNKED,
     CHUNKED_DOWN,

@@ -18,7 +18,8 @@ from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.connect import ConnectOwner, ConnectRuntime
 from hotproxy.upstream.endpoint import Endpoint
 from hotproxy.upstream.load_balancer import RoundRobin
-from hotproxy.upstream.pool import Pools, UpstreamConnection
+from hotproxy.upstream.pool import Pools
+from hotproxy.upstream.upstream_connection import UpstreamConnection
 from tests.kit.clock import FakeClock, pass_time
 from tests.kit.connection import FakeGauge
 from tests.kit.playbook import EOF, RESET, FakeLoop, FakeSocket

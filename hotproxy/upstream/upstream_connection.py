@@ -1,0 +1,300 @@
+"""A connection to an endpoint with its codec, and what happens to it from connect to close.
+
+busy --release()--> idle --taken()--> busy        HTTP/1.1: one request at a time on a connection
+ |                   \\-- EOF, unexpected bytes, idle timeout --> closed
+ \\-- lost, close(), or not reusable --> closed
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Final, Protocol
+
+from hotproxy.clock import Timer
+from hotproxy.config.address import Address
+from hotproxy.http.codec import Event, RequestHead, Violation
+from hotproxy.http.headers import Headers
+from hotproxy.http.http1_client import Http1ClientCodec
+from hotproxy.net.connection import OPEN, Connection, Gauge
+from hotproxy.upstream.cluster import Cluster
+from hotproxy.upstream.connect import ConnectRuntime
+from hotproxy.upstream.endpoint import Endpoint
+
+DUMP_VERSION: Final = 1
+
+
+class UpstreamUser(Protocol):
+    """Whoever has it to itself, until `release()`, `close()`, `finish()` or `on_upstream_lost`."""
+
+    def on_upstream_event(self, event: Event) -> None: ...
+
+    def on_upstream_raw(self, data: bytes) -> None:
+        """Bytes behind a 101 (`upstream.raw`)."""
+
+    def on_upstream_turn_end(self) -> None:
+        """Everything that this read has brought was given: what came of it can be written in one piece."""
+
+    def on_upstream_eof(self) -> None:
+        """The endpoint will send no more; only behind a 101, where both directions end on their own."""
+
+    def on_upstream_lost(self, error: str) -> None:
+        """It ended before the response did; closed already."""
+
+    def on_upstream_pressure(self, high: bool) -> None: ...
+
+    def on_internal_error(self) -> None:
+        """An exception is on its way to the loop: a bug of ours. Answer and let go."""
+
+
+class PoolRuntime(ConnectRuntime, Protocol):
+    """What a pool needs of the worker's `Runtime`."""
+
+    buffered: Gauge
+
+
+class Keeper(Protocol):
+    """The pool, seen from a connection."""
+
+    def keep(self, upstream: UpstreamConnection) -> bool:
+        """It is idle. False: it must go."""
+
+    def forget(self, upstream: UpstreamConnection) -> None:
+        """It is closed; it may or may not have been idle."""
+
+
+class UpstreamConnection:
+    """A connection to an endpoint with its codec. What is sent is collected, and written by `flush()` in one call."""
+
+    __slots__ = (
+        "_closed", "_idle", "_keeper", "_out", "_sent_before", "_tx_counted", "_wheel", "cluster", "codec",
+        "connection", "endpoint", "local", "raw", "responded", "reused", "user",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        cluster: Cluster,
+        endpoint: Endpoint,
+        user: UpstreamUser,
+        keeper: Keeper,
+        runtime: PoolRuntime,
+    ) -> None:
+        self.connection = Connection(sock, self, runtime.loop, runtime.wheel, runtime.buffered)
+        self.codec = Http1ClientCodec()
+        self.cluster = cluster
+        self.endpoint = endpoint
+        self.user: UpstreamUser | None = user
+        self.local: str | None = None  # our own address as text, once somebody wanted to know
+        self.raw = False  # behind a 101
+        self.reused = False  # has carried a request before
+        self.responded = False  # a byte of the response to the current request has been read
+        self._idle = Timer(self, "upstream_idle")
+        self._keeper = keeper
+        self._wheel = runtime.wheel
+        self._out: list[bytes] = []
+        self._sent_before = 0  # tx_bytes when the current request began
+        self._tx_counted = 0
+        self._closed = False
+
+    # -- sending
+
+    def send_head(self, head: RequestHead) -> None:
+        self._out.append(self.codec.encode_head(head))
+
+    def send_data(self, data: bytes) -> None:
+        self._out.append(self.codec.encode_data(data))
+
+    def send_end(self, trailers: Headers | None) -> None:
+        end = self.codec.encode_end(trailers)
+        if end:
+            self._out.append(end)
+
+    def send_raw(self, data: bytes) -> None:
+        self._out.append(data)
+
+    def flush(self) -> None:
+        """Write what was collected. The user may hear `on_upstream_pressure` from inside."""
+        out = self._out
+        if out:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            self.connection.write(data)
+            self._count_sent()
+
+    @property
+    def untouched(self) -> bool:
+        """No byte of the current request has left: it may be sent elsewhere, whatever its method."""
+        return self.connection.tx_bytes == self._sent_before
+
+    # -- receiving: we are the Connection's owner
+
+    def on_data(self, data: bytes) -> None:
+        self.cluster.stats.upstream_cx_rx_bytes_total.add(len(data))
+        user = self.user
+        if user is None:  # nobody has asked anything: a 408 before closing, or an origin out of step
+            self.close()
+            return
+        try:
+            if self.raw:
+                user.on_upstream_raw(data)
+            else:
+                self.responded = True
+                for event in self.codec.receive(data):
+                    user.on_upstream_event(event)
+                    if self.user is not user:
+                        return
+            user.on_upstream_turn_end()
+        except Exception:
+            user.on_internal_error()
+            raise
+
+    def on_eof(self) -> None:
+        user = self.user
+        if user is None:
+            self.close()
+            return
+        if self.raw:
+            user.on_upstream_eof()
+            return
+        events = self.codec.receive_eof()
+        if events and type(events[0]) is not Violation:  # the body lasted until here
+            for event in events:
+                user.on_upstream_event(event)
+            return
+        self.close()
+        user.on_upstream_lost("connection closed by the endpoint")
+
+    def on_lost(self, error: str) -> None:
+        user = self.user
+        self._gone()
+        if user is not None:
+            user.on_upstream_lost(error)
+
+    def on_pressure(self, high: bool) -> None:
+        if self.user is not None:
+            self.user.on_upstream_pressure(high)
+
+    def on_timeout(self, timer: Timer) -> None:
+        self.cluster.stats.upstream_cx_idle_timeout.inc()
+        self.close()
+
+    # -- ending
+
+    def release(self) -> None:
+        """The exchange is over: back into the pool, or closed where that is not possible."""
+        connection = self.connection
+        self.user = None
+        if (
+            connection.state != OPEN
+            or connection.read_closed
+            or connection.pending_bytes
+            or not self.codec.reusable
+            or not self._keeper.keep(self)
+        ):
+            self.close()
+            return
+        self.codec.next_message()
+        self.reused = True
+        self.responded = False
+        self._sent_before = connection.tx_bytes
+        self._wheel.arm(self._idle, self.cluster.idle_timeout_s)
+
+    def taken(self, user: UpstreamUser) -> None:
+        """Out of the pool: a new request begins."""
+        self.user = user
+        self._idle.disarm()
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing has come in while it was idle, not even an EOF that the loop has not told us about yet."""
+        try:
+            self.connection.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def finish(self) -> None:
+        """Close, but send what is pending first (the end of a tunnel)."""
+        self.cluster.stats.upstream_cx_tx_bytes_total.add(self.connection.pending_bytes)
+        self.connection.finish()
+        self._gone()
+
+    def close(self) -> None:
+        """Close at once. Safe to call twice."""
+        self.connection.close()
+        self._gone()
+
+    def _gone(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.user = None
+        self._count_sent()
+        self._out.clear()
+        self._idle.drop()
+        self._keeper.forget(self)
+        stats = self.cluster.stats
+        stats.upstream_cx_active.add(-1)
+        stats.upstream_cx_destroy.inc()
+
+    def _count_sent(self) -> None:
+        sent = self.connection.tx_bytes
+        if sent != self._tx_counted:
+            self.cluster.stats.upstream_cx_tx_bytes_total.add(sent - self._tx_counted)
+            self._tx_counted = sent
+
+    # -- handoff
+
+    def dump(self) -> dict[str, object]:
+        """A busy connection, without its descriptor; idle ones stay behind and are closed. Flushed before."""
+        return {
+            "version": DUMP_VERSION,
+            "endpoint": self.endpoint.name,
+            "connection": self.connection.dump(),
+            "codec": self.codec.dump(),
+            "raw": self.raw,
+            "reused": self.reused,
+            "responded": self.responded,
+            "sent_before": self._sent_before,
+        }
+
+    @classmethod
+    def load(
+        cls,
+        state: dict[str, object],
+        sock: socket.socket,
+        cluster: Cluster,
+        user: UpstreamUser,
+        keeper: Keeper,
+        runtime: PoolRuntime,
+    ) -> UpstreamConnection:
+        """The inverse of `dump`, not started; ValueError for a version or shape it does not know."""
+        match state:
+            case {
+                "version": 1,
+                "endpoint": str(name),
+                "connection": dict(connection),
+                "codec": dict(codec),
+                "raw": bool(raw),
+                "reused": bool(reused),
+                "responded": bool(responded),
+                "sent_before": int(sent_before),
+            }:
+                pass
+            case _:
+                raise ValueError("an upstream connection's state of another version or shape")
+        endpoint = next((known for known in cluster.endpoints if known.name == name), None)
+        if endpoint is None:  # the new config no longer has it; the request that it is answering has
+            endpoint = Endpoint(Address.parse(name))
+        upstream = cls(sock, cluster, endpoint, user, keeper, runtime)
+        upstream.codec = Http1ClientCodec.load(codec)
+        upstream.connection = Connection.load(sock, connection, upstream, runtime.loop, runtime.wheel, runtime.buffered)
+        upstream.raw = raw
+        upstream.reused = reused
+        upstream.responded = responded
+        upstream._sent_before = sent_before
+        upstream._tx_counted = upstream.connection.tx_bytes
+        cluster.stats.upstream_cx_active.add(1)
+        return upstream
