@@ -15,7 +15,7 @@ from hotproxy.config.environment import substitute
 from hotproxy.config.names import Names
 from hotproxy.config.problems import ERROR, WARNING, ConfigProblem
 from hotproxy.config.scalars import ScalarError, boolean, duration_s, whole_number
-from hotproxy.config.secrets import mask, masked_window
+from hotproxy.config.secrets import mask, masked_window, secrets_in
 from hotproxy.config.shapes import Shape
 from hotproxy.config.sources import SourceError
 from hotproxy.config.suggestions import closest, did_you_mean
@@ -68,11 +68,11 @@ class Collector:
             return
         lines = node.source.lines
         shown, first = masked_window(lines, line, column)
-        if isinstance(node, Scalar) and node.secret:  # the message may repeat what the variable holds
-            message, hint = (_without(text, node.text) for text in (message, hint))
-        token = lines[line][column:end]
-        if shown[column - first : end - first] != token[: len(shown) - (column - first)]:  # the token is a secret
-            message, hint = (_without(text, token.strip("\"' ")) for text in (message, hint))
+        secrets = secrets_in(lines, line, column, end)
+        if isinstance(node, Scalar) and node.secret:  # what a variable holds
+            secrets.append(node.text)
+        for secret in filter(None, secrets):
+            message, hint = message.replace(secret, "***"), hint.replace(secret, "***")
         self._problems[key] = ConfigProblem(
             message=_short(mask(message)),
             file=node.source.name,
@@ -92,10 +92,6 @@ class Collector:
         if self.dropped:
             found.append(ConfigProblem(f"{self.dropped} more problems are not shown", found[-1].file))
         return tuple(found)
-
-
-def _without(text: str, secret: str) -> str:
-    return text.replace(secret, "***") if secret else text
 
 
 def _short(text: str) -> str:

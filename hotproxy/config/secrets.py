@@ -19,7 +19,7 @@ _LONG_LINE: Final = 1000
 # A value ends at a flow-style comma or bracket, unless it is quoted.
 _AFTER_KEY: Final = re.compile(
     rf"(?i)(?P<before>(?<![\w.-]){_NAME}[\"']?\s*[:=]\s*)"
-    r"(?P<secret>\"(?:[^\"\\]|\\.)*\"?|'(?:[^']|'')*'?|[^\s\"'{\[\$][^,}\]]*)"
+    r"(?P<secret>\"(?:[^\"\\]|\\.)*\"?|'(?:[^']|'')*'?|\[[^\]]*|[^\s\"'{\[\$][^,}\]]*)"
 )
 _KEY_ONLY: Final = re.compile(rf"(?i)^\s*(?:-\s+)?[\"']?{_NAME}[\"']?\s*:")
 _SCHEME: Final = re.compile(r"(?i)(?P<before>\b(?:bearer|basic|digest)\s+)(?P<secret>[^\s\"',}\]]+)")
@@ -37,6 +37,8 @@ def _stars(match: re.Match[str]) -> str:
     if secret[0] in "\"'":
         closed = len(secret) > 1 and secret[-1] == secret[0]
         return match["before"] + secret[0] + "*" * (len(secret) - 1 - closed) + (secret[0] if closed else "")
+    if secret[0] == "[":
+        return match["before"] + "[" + "*" * (len(secret) - 1)
     return match["before"] + "*" * len(secret)
 
 
@@ -67,6 +69,21 @@ def masked_window(lines: Sequence[str], index: int, column: int) -> tuple[str, i
                 return line[:indent] + "*" * (len(line) - indent), 0
             break
     return mask(line), 0
+
+
+def secrets_in(lines: Sequence[str], index: int, column: int, end: int) -> list[str]:
+    """What a message about columns `column` to `end` of a line must not repeat; empty when nothing there is secret."""
+    line = lines[index]
+    token = line[column:end]
+    if len(line) > _LONG_LINE:
+        first = max(0, column - _LONG_LINE // 4)
+        shown = mask(line[first : end + 1])[column - first : end - first]
+    else:
+        shown = masked_window(lines, index, column)[0][column:end]
+    if shown == token:
+        return []
+    words = [word.strip("\"'[]{},*&@`%") for word in token.split()]
+    return [token.strip("\"' "), *sorted((word for word in words if word), key=len, reverse=True)]
 
 
 @functools.lru_cache(maxsize=1)  # the problems of one long line come one after the other
