@@ -20,6 +20,7 @@ early and resets (it does not want the rest of the body) is heard.
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable
 from typing import Final, Protocol, TypedDict, cast
 
@@ -42,6 +43,9 @@ BROKEN: Final = 1
 FLUSHING: Final = 2
 LINGERING: Final = 3
 CLOSED: Final = 4
+
+# struct linger: on, 0 seconds. close() then sends RST (socket(7)).
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 DUMP_VERSION: Final = 1
 
@@ -387,6 +391,19 @@ class Connection:
         self.sock.close()
         if done is not None:
             done()
+
+    def reset(self) -> None:
+        """Close at once, and let the peer see that it was no proper end: for a message that ends with the connection.
+
+        A unix socket knows no reset: its peer reads an ordinary end.
+        """
+        if self.state == CLOSED:
+            return
+        try:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        except OSError:  # EINVAL: the peer has reset it already
+            pass
+        self.close()
 
     def abort(self, error: str) -> None:
         """Close at once and tell the owner, as if the peer had gone: the way out when the owner itself has failed."""

@@ -19,7 +19,6 @@ very moment, and closing then would reset it (the race of RFC 9112 section 9.3.1
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Sequence
 from typing import Final
 
@@ -47,8 +46,6 @@ HEAD: Final = 1
 BUSY: Final = 2
 IDLE: Final = 3
 FLUSH: Final = 4
-
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger
 
 
 class ConnectionManager:
@@ -267,12 +264,16 @@ class ConnectionManager:
             self._out.append(data)
 
     def send_head(self, head: ResponseHead, close: bool) -> None:
-        """The final response head; `close` when no other request may follow."""
-        if self._draining or self._runtime.draining:
-            self.listener.stats.downstream_cx_drain_close.inc()
-            close = True
-        elif self.connection.read_closed and not self.codec.buffered_bytes:
-            close = True  # nothing will follow
+        """The final response head; `close` when no other request may follow.
+
+        Requests that wait in the codec already are answered before we say so: they would be lost otherwise.
+        """
+        if not self.codec.buffered_bytes:
+            if self._draining or self._runtime.draining:
+                self.listener.stats.downstream_cx_drain_close.inc()
+                close = True
+            elif self.connection.read_closed:
+                close = True  # nothing will follow
         self._out.append(self.codec.encode_head(head, close))
 
     def flush(self) -> None:
@@ -322,11 +323,7 @@ class ConnectionManager:
         if not ends_by_close:
             self._finish()
             return
-        try:
-            self.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        except OSError:  # it has gone by itself, which is what we want
-            pass
-        self.connection.close()
+        self.connection.reset()
         self._gone()
 
     # -- phases

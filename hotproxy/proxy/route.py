@@ -2,7 +2,8 @@
 
 Paths are compared normalised (RFC 3986 section 6.2.2): the query is left out, percent-encoded unreserved characters are
 decoded, dot segments resolved. `%2F` stays what it is, a character inside a segment, and is never a separator; empty
-segments (`//`) are kept, because origins tell them apart. A path that climbs above the root matches nothing: 400.
+segments (`//`) are kept, because origins tell them apart. Refused with 400: a path that climbs above the root, and one
+with a backslash, which is no character of a URI, and which some origins (and Envoy) take for a slash.
 
 What is *forwarded* is the client's own spelling, byte for byte, as long as it has no dot segments; with dot segments it
 is the normalised path, so that the origin cannot resolve them to another place than the route that was chosen.
@@ -178,8 +179,10 @@ class RouteTable:
 
 
 def normalise(target: bytes) -> tuple[bytes, bytes] | None:
-    """`(path to match, target to forward)`, see the top of this file; None for a path that climbs above the root."""
+    """`(path to match, target to forward)`, see the top of this file; None for a path that is refused."""
     path = target.partition(b"?")[0]
+    if b"\\" in path:
+        return None
     if b"%" in path:
         path = _TRIPLET.sub(_decode_unreserved, path)
     if b"/." not in path:

@@ -387,6 +387,7 @@ class Router:
         self._close_upstream()
         self._held.drop()
         self._resume_body()
+        self.tunnel = None  # it knows us: a cycle
 
     # -- handoff
 

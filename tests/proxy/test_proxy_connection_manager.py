@@ -331,6 +331,13 @@ def test_a_response_whose_head_is_sent_already_is_followed_by_one_more(book: Boo
     assert played == [("up", GET_UP), ("down", HI_DOWN), ("up", GET_UP), ("down", HI_DOWN_CLOSING), ("down", EOF)]
 
 
+def test_a_pipeline_that_has_arrived_is_answered_whole(book: Book) -> None:
+    """The second answer used to be dropped with the connection, after its request had been read."""
+    assert book()(("down", GET + GET), ("drain",), ("up", HI), ("up", HI)) == [
+        ("up", GET_UP), ("down", HI_DOWN), ("up", GET_UP), ("down", HI_DOWN_CLOSING), ("down", EOF),
+    ]  # fmt: skip
+
+
 def test_a_draining_worker_says_close_too(book: Book) -> None:
     play = book()
     play.runtime.draining = True

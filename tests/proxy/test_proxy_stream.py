@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -213,6 +214,25 @@ def test_a_write_that_fails_tells_of_the_client_in_the_next_turn(book: Book) -> 
     play(("up", HI))
     assert play.closed == 1
     assert play.ended() == ((), "via_upstream", 200)
+
+
+def test_nothing_is_left_to_the_garbage_collector(book: Book) -> None:
+    """Workers never collect: whatever hangs in a cycle would stay for ever."""
+    play = book()
+    play(*WARM)
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        play(*WARM, ("down", EXCHANGES["chunked"][0]), ("origin", CHUNKED + b"0\r\n\r\n"))
+        play(("down", WEBSOCKET), ("origin", SWITCH), ("down", EOF), ("origin", EOF))
+        gc.collect()
+        left = [type(thing).__name__ for thing in gc.garbage if type(thing).__module__.startswith("hotproxy")]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == []
 
 
 ACTIONS = st.one_of(
