@@ -7,7 +7,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from hotproxy.restarter.frames import PROTOCOL_VERSION, Channel, FrameError, Message
-from hotproxy.restarter.generation import Event, State
+from hotproxy.restarter.generation import ON_TRIAL, Event, State
 from hotproxy.restarter.hello import HelloError, parse
 from hotproxy.restarter.live import Ears, LiveGeneration, Member
 from hotproxy.restarter.log import WARNING, log
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 _STEPS: Final = {"READY": Event.READY, "ACCEPTING": Event.ACCEPTING, "ACCEPT_STOPPED": Event.ACCEPT_STOPPED,
                  "SHUT_DONE": Event.SHUT_DONE}  # fmt: skip
-# In these states a generation that breaks the rules is refused; later it is only told so.
-_ON_TRIAL: Final = (State.STARTING, State.WARMING, State.OPENING)
 
 
 class Conversation:
@@ -64,7 +62,7 @@ class Conversation:
     def _refuse(self, live: LiveGeneration, kind: str, why: str) -> None:
         log(WARNING, f"a message of generation {live.epoch} was refused: {why}")
         live.outbox.post("UNKNOWN", {"kind": kind, "why": why})
-        if live.state in _ON_TRIAL:
+        if live.state in ON_TRIAL:
             self._supervisor.blame(live, f"it breaks the protocol: {why}")
             self._supervisor.handle(live, Event.BROKEN)
 

@@ -124,6 +124,8 @@ TRANSITIONS: Final[dict[tuple[State, Event], Step]] = {
     **_row(S.GONE, {}),
 }
 
+# A generation that breaks the rules here is refused; later it is only told so.
+ON_TRIAL: Final = (S.STARTING, S.WARMING, S.OPENING)
 # Those who hold the listening sockets' queues.
 ACCEPTING_STATES: Final = (S.OPENING, S.ACTIVE, S.ORPHANED, S.YIELDING)
 

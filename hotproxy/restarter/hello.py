@@ -57,6 +57,8 @@ class Deadlines:
     stop_accepting_s: float = 2.0  # ACCEPT_OFF to ACCEPT_STOPPED
     shut_s: float = 2.0  # SHUT to SHUT_DONE
     drain_s: float = 30.0  # DRAIN to gone
+    # How long a generation without a supervisor serves on: time for systemd to start a new one, several times over.
+    orphan_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,12 @@ class Ledger:
         if self._strangers and self._segment is not None and self._segment.fold_the_dead():
             self._strangers &= {entry.pid for entry in self._segment.entries()}
 
+    @property
+    def strangers(self) -> set[int]:
+        """Pids of living processes that a supervisor before this one left behind."""
+        self.fold_strangers()
+        return self._strangers
+
     def is_survivor(self, pid: int) -> bool:
         """True for a process that a killed supervisor left, and for the zygote of one."""
         return pid in self._strangers or any(parent_of(each) == pid for each in self._strangers)
@@ -102,6 +108,7 @@ class Ledger:
         own = self._own.serial
         self._own.close()
         self._segment.fold(own)
+        self._segment.fold_the_dead()
         self._segment.epoch = 0
         self._segment.mark_stopped()
         self._segment.close()

@@ -7,6 +7,7 @@ With JOURNAL_STREAM set (systemd.exec(5)), stderr is the journal, which reads a 
 from __future__ import annotations
 
 import os
+import select
 import time
 from typing import Final
 
@@ -18,6 +19,8 @@ DEBUG: Final = "debug"
 
 _PRIORITY: Final = {ERROR: 3, WARNING: 4, NOTICE: 5, INFO: 6, DEBUG: 7}  # syslog(3)
 _JOURNAL: Final = "JOURNAL_STREAM" in os.environ
+_stderr: Final = select.poll()
+_stderr.register(2, select.POLLOUT)
 _process = "hotproxy"
 
 
@@ -36,7 +39,14 @@ def log(level: str, text: str) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_s))
         head = f"{stamp}.{int(now_s * 1000) % 1000:03}Z {level} {_process}: "
     lines = "".join(f"{head}{line}\n" for line in text.splitlines() or [""])
-    try:
-        os.write(2, lines.encode(errors="replace"))
-    except OSError:
-        pass  # there is nobody left to tell
+    _write(lines.encode(errors="replace"))
+
+
+def _write(data: bytes) -> None:
+    """A pipe that is writable takes PIPE_BUF bytes at once (pipe(7)); one that nobody reads hangs nobody."""
+    for at in range(0, len(data), select.PIPE_BUF):
+        try:
+            if _stderr.poll(0):
+                os.write(2, data[at : at + select.PIPE_BUF])
+        except OSError:
+            return  # there is nobody left to tell

@@ -7,7 +7,9 @@ means, and the loop that ties them together. It never reads the config and never
 from __future__ import annotations
 
 import os
+import resource
 import selectors
+import signal
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -19,13 +21,14 @@ from hotproxy.errors import EXIT_OK, EXIT_REFUSED, HotproxyError
 from hotproxy.restarter.actions import Actions
 from hotproxy.restarter.commands import Caller, CommandSocket
 from hotproxy.restarter.conversation import Conversation
-from hotproxy.restarter.generation import ACCEPTING_STATES, Event, State, step
+from hotproxy.restarter.generation import ACCEPTING_STATES, ON_TRIAL, Event, State, step
 from hotproxy.restarter.heartbeats import LATE_TICKS, TICK_S, Heartbeats
+from hotproxy.restarter.hello import NO_LIMIT_S
 from hotproxy.restarter.instance_dir import InstanceLock
 from hotproxy.restarter.kernel import become_subreaper, set_process_name
 from hotproxy.restarter.ledger import Ledger
 from hotproxy.restarter.live import LiveGeneration
-from hotproxy.restarter.log import ERROR, INFO, NOTICE, log, name_process
+from hotproxy.restarter.log import ERROR, INFO, NOTICE, WARNING, log, name_process
 from hotproxy.restarter.loop import Loop
 from hotproxy.restarter.requests import Requests
 from hotproxy.restarter.restarts import Outcome, Restarts
@@ -35,6 +38,8 @@ from hotproxy.restarter.systemd import Notifier
 
 # Before HELLO nothing is known of a generation's own deadlines: interpreter, imports, config.
 HELLO_S: Final = 30.0
+# How often we look whether the processes of an earlier supervisor are gone, when nothing else is left to do.
+STRANGERS_S: Final = 0.1
 # How long a process gets to be dead after SIGKILL, at a stop that must not wait for anybody.
 AT_ONCE_S: Final = 1.0
 
@@ -72,6 +77,7 @@ class Supervisor:
         self.stopping = False
         self.soft_drain = False  # `hotproxy drain`: every answer says Connection: close, generations to come too
         self.stop_by_s = 0.0  # CLOCK_MONOTONIC; 0: each generation's own drain_timeout
+        self._strangers_until_s = 0.0
         self._served = False
         self._exit_code = EXIT_OK
 
@@ -79,8 +85,9 @@ class Supervisor:
         """Until the end; the exit code. Raises HotproxyError when it can't begin."""
         lock = InstanceLock(self.options.instance_dir, self.options.instance)
         name_process("supervisor")
-        set_process_name("hotproxy: supervisor")
+        set_process_name("hotproxy")
         become_subreaper()
+        _allow_all_descriptors()
         self._requests.hear_signals()
         path = self.options.instance_dir / "supervisor.sock"
         try:
@@ -191,8 +198,9 @@ class Supervisor:
         self.handle(live, Event.EXPIRE)
 
     def abort(self, live: LiveGeneration, why: str) -> None:
-        self.blame(live, why)
-        self.handle(live, Event.BROKEN)
+        if live.state in ON_TRIAL:
+            self.blame(live, why)
+            self.handle(live, Event.BROKEN)
 
     def serves(self, live: LiveGeneration) -> None:
         """It accepts: everybody else who accepted yields to it."""
@@ -206,7 +214,7 @@ class Supervisor:
         self.restarts.serves(live, bool(others))
 
     def failed(self, live: LiveGeneration) -> None:
-        if not self._served:
+        if not self._served and not self.stopping:
             self.give_up(live.why)
         self.restarts.failed(live)
         self._keep_serving()
@@ -263,6 +271,8 @@ class Supervisor:
         if limited:
             self.stop_by_s = self.loop.now_s() + timeout_s
             self.loop.after(timeout_s, self._expire_all)
+        drains_s = [live.hello.deadlines.drain_s or NO_LIMIT_S for live in self._generations if live.hello]
+        self._strangers_until_s = self.stop_by_s or self.loop.now_s() + max(drains_s, default=0.0)
         for live in self.live_generations():
             self.blame(live, "the supervisor is stopping")
             self.handle(live, Event.RETIRE)
@@ -274,13 +284,28 @@ class Supervisor:
 
     def _stop_at_once(self) -> None:
         log(NOTICE, "stopping at once")
+        self._strangers_until_s = 0.0
         for live in self._generations:
             live.kill()
         self.loop.after(AT_ONCE_S, self.loop.stop)
 
     def _end_if_empty(self) -> None:
-        if self.stopping and not self._generations:
-            self.loop.stop()
+        if not self.stopping or self._generations:
+            return
+        # With KillMode=process nobody else ends what a killed supervisor left: it may drain as long as we might have.
+        if strangers := self.ledger.strangers:
+            if self.loop.now_s() < self._strangers_until_s:
+                self.loop.after(STRANGERS_S, self._end_if_empty)
+                return
+            log(WARNING, f"processes of an earlier supervisor are killed: {', '.join(map(str, sorted(strangers)))}")
+            for pid in strangers:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass  # it has just ended by itself
+            self.loop.after(STRANGERS_S, self.loop.stop)  # so that their counters can be folded
+            return
+        self.loop.stop()
 
     # --- processes ---
 
@@ -315,3 +340,9 @@ class Supervisor:
             pid in (os.getpid(), live.pid) or any(pid == member.pid for member in live.members.values())
             for live in self._generations
         )
+
+
+def _allow_all_descriptors() -> None:
+    """The soft limit (1024 by default) is for programs that use select(2); ours may have the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -32,7 +32,7 @@ def begin(channel: Channel, config: str, epoch: int, segment: str, instance_dir:
 def live(channel: Channel, load: Callable[[], Program | str], epoch: int, segment: str) -> int:
     """`load` gives the program, or why there is none."""
     name_process(f"zygote {epoch}")
-    set_process_name("hotproxy: zygote")
+    set_process_name("hotproxy-zygote")
     ignore_signals()
     drop_all_capabilities()
     program = load()

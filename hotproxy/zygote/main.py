@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from hotproxy.restarter.frames import Channel, FrameError, Message
 from hotproxy.restarter.hello import NO_LIMIT_S
+from hotproxy.restarter.kernel import set_process_name
 from hotproxy.restarter.log import ERROR, INFO, NOTICE, WARNING, log, name_process
 from hotproxy.restarter.loop import Loop
 from hotproxy.restarter.outbox import Outbox
@@ -30,8 +31,6 @@ from hotproxy.zygote.child import WORKER, Child, fork
 from hotproxy.zygote.program import Birth, Program
 from hotproxy.zygote.seats import Seat, Seats
 
-# How long a generation without a supervisor serves on: time for systemd to start a new one, several times over.
-ORPHAN_S: Final = 60.0
 # A child ends itself at the deadline it was given; after this it is killed.
 GRACE_S: Final = 1.0
 # /dev/shm was full, or processes were too many: somebody has to make room.
@@ -52,10 +51,9 @@ class Phase(enum.IntEnum):
 class Zygote:
     """Owns the channel, the sockets and the children of one generation."""
 
-    def __init__(self, channel: Channel, program: Program, segment_name: str, orphan_s: float = ORPHAN_S) -> None:
+    def __init__(self, channel: Channel, program: Program, segment_name: str) -> None:
         self._program = program
         self._segment_name = segment_name
-        self._orphan_s = orphan_s
         # poll and not epoll: an epoll descriptor is shared with every child that is forked.
         self._loop = Loop(selectors.PollSelector())
         self._supervisor = Outbox(channel, self._loop, self._on_message, self._on_bad_frame, self._on_orphaned)
@@ -137,10 +135,11 @@ class Zygote:
         if self._phase < Phase.SERVING:
             self._fail("")
         elif self._phase is not Phase.DRAINING:
-            log(WARNING, f"the supervisor is gone: serving on for {self._orphan_s:g} s")
-            deadline_s = self._loop.now_s() + (self._orphan_s if self._phase is Phase.SERVING else 0.0)
-            drain_s = self._program.hello.deadlines.drain_s or self._orphan_s
-            self._loop.at(deadline_s, lambda: self._drain(deadline_s + drain_s))
+            deadlines = self._program.hello.deadlines
+            wait_s = deadlines.orphan_s if self._phase is Phase.SERVING else 0.0
+            log(WARNING, f"the supervisor is gone: draining in {wait_s:g} s")
+            until_s = self._loop.now_s() + wait_s + (deadlines.drain_s or NO_LIMIT_S)
+            self._loop.after(wait_s, lambda: self._drain(until_s))
 
     def _take(self, message: Message) -> None:
         wires = message.fields["sockets"]
@@ -186,6 +185,7 @@ class Zygote:
 
         def live(channel: Channel) -> int:
             name_process(f"worker {epoch}/{seat.slot}" if seat.role == WORKER else f"control {epoch}")
+            set_process_name(f"hotproxy-w{seat.slot}" if seat.role == WORKER else "hotproxy-ctl")
             slab.claim()
             birth = Birth(seat.slot, channel, slab, sockets)
             return self._program.work(birth) if seat.role == WORKER else self._program.control(birth)
@@ -227,7 +227,7 @@ class Zygote:
         elif self._phase is Phase.SERVING:
             seat.child = None
             self._seat_again(seat, child, status)
-        if self._phase >= Phase.DRAINING and not self._seats.children:
+        if not self._seats.children and (self._phase >= Phase.DRAINING or not self._supervisor.open):
             self._loop.stop()
 
     def _seat_again(self, seat: Seat, child: Child, status: int) -> None:

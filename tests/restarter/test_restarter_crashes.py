@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.plane import Dialled, Plane, Refused, plane
+from tests.kit.plane import PATIENCE_S, Dialled, Plane, Refused, plane
 
 ONE = {"a": ["127.0.0.1:0"]}
 
@@ -238,3 +239,69 @@ def test_signals_to_the_whole_group_move_nobody_but_the_supervisor(it: Plane) ->
     it.signal(signal.SIGUSR2)
     it.eventually(lambda: it.status()["epoch"] == 2)
     assert "SIGUSR2 is a hot restart" in it.log
+
+
+def test_orphans_drain_by_themselves_when_no_supervisor_comes(it: Plane) -> None:
+    it.start(listeners=ONE, orphan_s=0.2, drain_s=0.2)
+    held, generation = it.dial(), it.serving()
+    assert held.echoes()
+    pids = [generation["pid"], generation["control"]["pid"], *it.slots()]
+    pidfds = [os.pidfd_open(pid) for pid in pids]
+    assert it.process is not None
+    it.process.kill()
+    assert held.ended()
+    for pidfd in pidfds:
+        assert select.select([pidfd], [], [], PATIENCE_S)[0]
+        os.close(pidfd)
+
+
+def test_a_stop_ends_what_an_earlier_supervisor_left(it: Plane) -> None:
+    it.start(listeners=ONE, drain_s=0.2)
+    pids = [it.serving()["pid"], *it.slots()]
+    pidfds = [os.pidfd_open(pid) for pid in pids]
+    assert it.process is not None
+    it.process.kill()
+    it.process.wait()
+    it.start(listeners=ONE, drain_s=0.2)
+    it.signal(signal.SIGTERM)
+    assert it.wait() == 0
+    for pidfd in pidfds:
+        assert select.select([pidfd], [], [], PATIENCE_S)[0]
+        os.close(pidfd)
+
+
+def test_a_stop_during_the_start_is_no_failure(it: Plane) -> None:
+    it.wish(fault="hang before HELLO")
+    it.launch()
+    it.eventually(lambda: (it.instance_dir / "supervisor.sock").exists() and len(it.status()["generations"]) == 1)
+    it.signal(signal.SIGTERM)
+    assert it.wait() == 0
+
+
+def test_systemd_hears_of_every_step(it: Plane, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "n"))
+        systemd.settimeout(PATIENCE_S)
+        it.environment |= {"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "200000"}
+        heard: list[str] = []
+
+        def hear(what: str) -> str:
+            while True:
+                text = systemd.recv(4096).decode()
+                heard.append(text)
+                if what in text:
+                    return text
+
+        it.start(listeners=ONE)
+        assert hear("READY=1") and not [text for text in heard[:-1] if "WATCHDOG" not in text]
+        it.reload(listeners=ONE)
+        assert "MONOTONIC_USEC=" in hear("RELOADING=1")
+        assert "generation 1 -> 2 ok" in hear("READY=1")
+        with pytest.raises(Refused):
+            it.reload(fault="bad config")
+        hear("RELOADING=1")
+        assert "STATUS=reload refused: stand-in.json:1:1: it is bad" in hear("READY=1")
+        hear("WATCHDOG=1")
+        it.signal(signal.SIGTERM)
+        hear("STOPPING=1")
+        assert it.wait() == 0
