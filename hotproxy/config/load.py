@@ -12,8 +12,9 @@ from typing import Final
 from hotproxy.config import model, scalars, shapes
 from hotproxy.config.address import UNIX
 from hotproxy.config.clusters import absolute, read_cluster
+from hotproxy.config.collector import Collector
 from hotproxy.config.environment import read_assignments
-from hotproxy.config.fields import Collector, Fields, Reader
+from hotproxy.config.fields import Fields, Reader
 from hotproxy.config.listeners import read_address, read_listener
 from hotproxy.config.names import Names
 from hotproxy.config.problems import ERROR, ConfigErrors, ConfigProblem

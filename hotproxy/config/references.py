@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hotproxy.config.address import UNIX, Address
-from hotproxy.config.fields import Collector
+from hotproxy.config.collector import Collector
 from hotproxy.config.names import Named, Names
 from hotproxy.config.suggestions import did_you_mean
 from hotproxy.config.yaml_nodes import Node
