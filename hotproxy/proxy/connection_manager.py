@@ -52,9 +52,9 @@ class ConnectionManager:
     """The terminal of an HTTP listener's filter chain; a `DownstreamConnection` and the owner of its `Connection`."""
 
     __slots__ = (
-        "_crowded", "_draining", "_idle_timer", "_next", "_out", "_over", "_phase", "_phase_timer", "_pumping",
-        "_response_timer", "_runtime", "_sent", "_trailers", "_tx_counted", "client_host", "codec", "connection",
-        "listener", "local", "owner", "peer", "stream",
+        "_crowded", "_draining", "_idle_timer", "_loaded", "_next", "_out", "_over", "_phase", "_phase_timer",
+        "_pumping", "_response_timer", "_runtime", "_sent", "_trailers", "_tx_counted", "client_host", "codec",
+        "connection", "listener", "local", "owner", "peer", "stream",
     )  # fmt: skip
 
     kind = "http1"
@@ -83,6 +83,7 @@ class ConnectionManager:
         self._pumping = False  # inside `_pump`: whoever ends a stream leaves the next one to it
         self._next = False  # a stream has ended meanwhile
         self._over = False
+        self._loaded = False  # comes from a dump
         self._sent = 0  # tx_bytes when phase FLUSH was entered
         self._tx_counted = 0
         listener.stats.downstream_cx_active.add(1)
@@ -90,12 +91,15 @@ class ConnectionManager:
     # -- the listener's side
 
     def start(self) -> None:
+        if self._loaded:
+            self._start_loaded()
+            return
         self.listener.stats.downstream_cx_total.inc()
         self._enter(FIRST, self.listener.request_headers_timeout_s)
         self.connection.start()
 
     def drain(self) -> None:
-        """The next answer says `Connection: close`; see the top of this file for why no idle connection is closed."""
+        """The next answer says `Connection: close`; no idle connection is closed, see the top of this file."""
         self._draining = True
 
     def close(self, reason: Reason) -> None:
@@ -399,9 +403,8 @@ class ConnectionManager:
     @property
     def sockets(self) -> list[socket.socket]:
         """The descriptors that go with a dump, in `load`'s order: the client's, and the endpoint's if there is one."""
-        upstream = None
-        if self.stream is not None and self.stream.router is not None:
-            upstream = self.stream.router.upstream_connection
+        router = self.stream.router if self.stream is not None else None
+        upstream = router.upstream_connection if router is not None else None
         return [self.connection.sock] if upstream is None else [self.connection.sock, upstream.sock]
 
     def dump(self) -> dict[str, object]:
@@ -418,7 +421,6 @@ class ConnectionManager:
             "phase_deadline_s": self._phase_timer.deadline_s,
             "idle_deadline_s": self._idle_timer.deadline_s,
             "response_deadline_s": self._response_timer.deadline_s,
-            "draining": self._draining,
             "sent": self._sent,
             "stream": self.stream.dump() if self.stream is not None else None,
         }
@@ -432,10 +434,10 @@ class ConnectionManager:
         owner: DownstreamOwner,
         runtime: Runtime,
     ) -> ConnectionManager:
-        """The connection that `dump` described, going on with `resume()`. Counted already, but for the gauges.
+        """The connection that `dump` described, not started. Counted already, but for the gauges.
 
-        A dump says nothing of the generation that made it: `draining` was that one's. ValueError for a kind, version
-        or shape that this code does not know; nothing has been touched then, the descriptors neither.
+        ValueError for a kind, version or shape that this code does not know; nothing has been touched then, the
+        descriptors neither. That the other generation was draining is not part of a dump.
         """
         match state:
             case {
@@ -454,6 +456,8 @@ class ConnectionManager:
                 pass
             case _:
                 raise ValueError("a connection's state of another kind, version or shape")
+        if not socks:
+            raise ValueError("no descriptor came with the connection")
         server_codec = Http1ServerCodec.load(codec)
         manager = cls(socks[0], peer, listener, owner, runtime)
         try:
@@ -466,18 +470,16 @@ class ConnectionManager:
             manager._tx_counted = manager.connection.tx_bytes
             if stream_state is not None:
                 manager._load_stream(stream_state, socks)
+            elif len(socks) != 1:
+                raise ValueError(f"{len(socks)} descriptors came with an idle connection")
         except ValueError:
             manager.connection.detach()  # takes what it holds off the gauge; the descriptor stays open
             listener.stats.downstream_cx_active.add(-1)
             raise
-        wheel = runtime.wheel
-        for timer, deadline_s in (
-            (manager._phase_timer, phase_s),
-            (manager._idle_timer, idle_s),
-            (manager._response_timer, response_s),
-        ):
-            if deadline_s:
-                wheel.arm_at(timer, deadline_s)
+        manager._loaded = True
+        manager._phase_timer.deadline_s = phase_s  # armed by `start`
+        manager._idle_timer.deadline_s = idle_s
+        manager._response_timer.deadline_s = response_s
         return manager
 
     def _load_stream(self, state: dict[str, object], socks: Sequence[socket.socket]) -> None:
@@ -489,8 +491,10 @@ class ConnectionManager:
             raise
         self.stream = stream
 
-    def resume(self) -> None:
-        """After `load`, once the other side has let go: what `start()` is for a new connection."""
+    def _start_loaded(self) -> None:
+        for timer in (self._phase_timer, self._idle_timer, self._response_timer):
+            if timer.armed:
+                self._runtime.wheel.arm_at(timer, timer.deadline_s)
         self.connection.start()
         if self.stream is not None and self.stream.router is not None:
             self.stream.router.resume()

@@ -445,9 +445,9 @@ class Router:
         router._held.whole = whole
         if not all(isinstance(data, bytes) for data in held):
             raise ValueError("what a router holds of a body is not bytes")
+        if len(socks) != (upstream is not None):
+            raise ValueError(f"{len(socks)} descriptors of endpoints came with a stream")
         if upstream is not None:
-            if not socks:
-                raise ValueError("the endpoint's descriptor is missing")
             router._upstream = UpstreamConnection.load(upstream, socks[0], cluster, router, router._pools, runtime)
             router._endpoint = router._upstream.endpoint
             router._endpoint.active += 1

@@ -357,7 +357,7 @@ class Playbook:
         self._add_totals()
         self._build()
         self.manager = ConnectionManager.load(state, socks, self.listener, self, self.runtime)
-        self.manager.resume()
+        self.manager.start()
 
     def can_move(self) -> bool:
         """Is nothing breaking in this very moment (that ends by itself)?"""

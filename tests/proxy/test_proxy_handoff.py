@@ -197,6 +197,16 @@ def test_an_unknown_kind_or_version_is_refused(book: Book, change: dict[str, obj
     assert not play.client.closed
 
 
+@pytest.mark.parametrize("steps", [[], [("down", GET)]])
+def test_the_wrong_number_of_descriptors_is_refused(book: Book, steps: list[Step]) -> None:
+    play = book()
+    play(*steps)
+    state, socks = play.manager.dump(), play.manager.sockets
+    for wrong in (socks[:-1], socks * 3):
+        with pytest.raises(ValueError):
+            ConnectionManager.load(state, wrong, play.listener, play, play.runtime)
+
+
 @pytest.mark.parametrize("name", ["idle", "body", "tunnel", "connecting"])
 def test_a_state_that_was_damaged_is_refused_and_leaves_nothing_behind(book: Book, name: str) -> None:
     play = book(outcomes=[HANGS] if name == "connecting" else [])
