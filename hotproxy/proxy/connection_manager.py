@@ -281,7 +281,6 @@ class ConnectionManager:
         self._out.append(self.codec.encode_head(head, close))
 
     def flush(self) -> None:
-        """Write what was collected."""
         out = self._out
         if out:
             data = out[0] if len(out) == 1 else b"".join(out)
@@ -307,7 +306,7 @@ class ConnectionManager:
         self._response_timer.disarm()
 
     def on_stream_end(self, request_read: bool) -> None:
-        """The response is complete; so is the request, unless the answer came early (`request_read` False)."""
+        """The response is complete; the request too, if `request_read`."""
         self.stream = None
         self._trailers = None
         self.flush()
