@@ -4,11 +4,11 @@ address     where to listen and where to connect
 model       the types that the data path reads
 problems    what is wrong, and where; rendering for people and for machines
 sources     reading files: permissions, encoding, size, environment files
-yaml_nodes  text -> nodes with places (YAML 1.2 core schema, aliases bounded)
+yaml_nodes  text -> nodes with places (YAML 1.2 core schema); yaml_mistakes explains broken text
 scalars     one scalar's text -> duration, number, name, domain ...
 shapes      which fields exist, in which section
-fields      reading the fields of one section, collecting problems
-sections    nodes -> model: clusters, listeners, routes
+fields      reading the fields of one section; collector gathers the problems
+clusters, listeners, routes   nodes -> model
 references  what no section can see alone: duplicate names, clashing addresses, dangling clusters
 load        all of it in order, over all included files
 """
