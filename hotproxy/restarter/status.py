@@ -39,20 +39,25 @@ def _state(supervisor: Supervisor, serves: bool) -> str:
 
 def _generation(supervisor: Supervisor, live: LiveGeneration) -> dict[str, Any]:
     control = next((member.pid for member in live.members.values() if member.role == "control"), 0)
-    slots = sorted(live.slot_members, key=lambda member: (member.slot, member.serial))
+    slots = [
+        {
+            "slot": member.slot,
+            "pid": member.pid,
+            "state": member.state,
+            "connections": supervisor.ledger.connections(member.serial),
+        }
+        for member in live.slot_members
+    ]
+    if live.state is State.ACTIVE:
+        taken = {slot["slot"] for slot in slots}
+        down = [slot for slot in range(live.slots) if slot not in taken]
+        slots += [{"slot": slot, "pid": 0, "state": "down", "connections": 0} for slot in down]
+    slots.sort(key=lambda slot: (slot["slot"], slot["pid"]))
     return {
         "epoch": live.epoch,
         "state": live.state.value,
         "pid": live.pid,
-        "slots": [
-            {
-                "slot": member.slot,
-                "pid": member.pid,
-                "state": member.state,
-                "connections": supervisor.ledger.connections(member.serial),
-            }
-            for member in slots
-        ],
+        "slots": slots,
         "control": {"pid": control},
     }
 

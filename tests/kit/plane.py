@@ -100,7 +100,7 @@ class Plane:
 
     def slots(self) -> list[int]:
         """The pids of its slots."""
-        return [slot["pid"] for slot in self.serving()["slots"]]
+        return [slot["pid"] for slot in self.serving()["slots"] if slot["pid"]]
 
     def port(self, listener: str = "a") -> int:
         found = next(each for each in self.status()["listeners"] if each["name"] == listener)

@@ -67,13 +67,14 @@ def test_a_neighbour_accepts_for_a_slot_that_keeps_dying(it: Plane) -> None:
 
     def kill_slot_1() -> bool:
         for slot in it.serving()["slots"]:
-            if slot["slot"] == 1:
+            if slot["slot"] == 1 and slot["pid"]:
                 os.kill(slot["pid"], signal.SIGKILL)
         return "worker 1 (pid" in it.log and "forked again in 0.4 s" in it.log
 
     it.eventually(kill_slot_1)
     # Either the neighbour or the slot itself, which is back: but nobody waits for ever.
     assert {each.epoch for each in dial_many(it)} == {1}
+    assert [slot["slot"] for slot in it.serving()["slots"]] == [0, 1]  # shown even while it is down
     it.eventually(lambda: accepting(it, 2))
     it.eventually(lambda: {it.dial().slot for _ in range(40)} == {0, 1})
 
