@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING, Final
 
 from hotproxy.restarter.frames import PROTOCOL_VERSION, Channel, FrameError, Message
 from hotproxy.restarter.generation import ON_TRIAL, Event, State
-from hotproxy.restarter.hello import HelloError, parse
+from hotproxy.restarter.hello import MAX_SLOTS, HelloError, parse
 from hotproxy.restarter.live import Ears, LiveGeneration, Member
 from hotproxy.restarter.log import WARNING, log
 from hotproxy.restarter.spawn import describe_exit
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _STEPS: Final = {"READY": Event.READY, "ACCEPTING": Event.ACCEPTING, "ACCEPT_STOPPED": Event.ACCEPT_STOPPED,
                  "SHUT_DONE": Event.SHUT_DONE}  # fmt: skip
+# All mistakes of a config at once; a reason beyond that explains nothing.
+MAX_WHY: Final = 64 * 1024
 
 
 class Conversation:
@@ -46,7 +49,7 @@ class Conversation:
                 if member is not None:
                     member.state = message.fields["state"][:20]
             elif message.kind == "FAILED":
-                live.why = live.why or message.fields["why"]  # as it is: file:line:column come first
+                live.why = live.why or message.fields["why"][:MAX_WHY]  # as it is: file:line:column come first
                 self._supervisor.handle(live, Event.BROKEN)
             elif message.kind == "UNKNOWN":
                 fields = message.fields
@@ -84,7 +87,7 @@ class Conversation:
 
     def _on_slab(self, live: LiveGeneration, message: Message) -> None:
         role, slot = message.fields["role"], message.fields["slot"]
-        if live.hello is None or role not in ROLES or not 0 <= slot < 1 << 31:
+        if live.hello is None or len(live.promised) > MAX_SLOTS or role not in ROLES or not 0 <= slot < 1 << 31:
             self._refuse(live, "SLAB", f"no slab for {role[:20]!r} {slot}")
             return
         try:
@@ -101,10 +104,21 @@ class Conversation:
         if len(message.fds) != 2 or fields["serial"] not in live.promised:
             self._refuse(live, "FORKED", "it must name a slab that was given, and carry a channel and a pidfd")
             return
-        live.promised.discard(fields["serial"])
         channel_fd, pidfd = message.fds
+        try:
+            signal.pidfd_send_signal(pidfd, 0)
+        except ProcessLookupError:
+            pass  # dead already: DIED follows
+        except OSError as error:
+            self._refuse(live, "FORKED", f"it carries no pidfd: {error.strerror}")
+            return
+        try:
+            channel = Channel(socket.socket(fileno=channel_fd))
+        except OSError as error:
+            self._refuse(live, "FORKED", f"it carries no channel: {error.strerror}")
+            return
         message.fds = []
-        channel = Channel(socket.socket(fileno=channel_fd))
+        live.promised.discard(fields["serial"])
         member = Member(fields["serial"], fields["role"], fields["slot"], fields["pid"], channel, pidfd)
         live.members[member.serial] = member
         self._ledger.activate(member.serial, member.pid)

@@ -5,8 +5,10 @@ Both ends use these types; the supervisor checks every field, because a HELLO co
 
 from __future__ import annotations
 
+import ipaddress
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -93,8 +95,11 @@ def parse(wire: Mapping[str, Any]) -> Hello:
     names = [listener.name for listener in listeners]
     if len(set(names)) != len(names):
         raise HelloError("two listeners have the same name")
+    deadlines = _filled(Deadlines, wire["deadlines"])
+    if not all(0.0 <= seconds <= NO_LIMIT_S for seconds in astuple(deadlines)):
+        raise HelloError(f"impossible deadlines: {deadlines}")
     return Hello(
-        wire["epoch"], wire["slots"], listeners, _filled(Deadlines, wire["deadlines"]), wire["stats"], wire["version"],
+        wire["epoch"], wire["slots"], listeners, deadlines, wire["stats"], wire["version"],
         wire["protocol"], wire["layout"], wire["supervisor_digest"], wire["codecs"],
     )  # fmt: skip
 
@@ -109,9 +114,25 @@ def _address(wire: Any) -> WantedAddress:
     address = _filled(WantedAddress, wire)
     if address.family not in ("tcp", "unix"):
         raise HelloError(f"address {address.text!r} is of the unknown family {address.family!r}")
-    if not 0 <= address.port <= 65535 or (address.family == "unix" and not address.path.startswith("/")):
+    possible = _is_path(address.path) if address.family == "unix" else _is_ip(address.host)
+    numbers = (address.owner, address.group)
+    if not (possible and 0 <= address.port <= 65535 and -1 <= address.mode <= 0o777):
         raise HelloError(f"address {address.text!r} can't be bound")
+    if not all(-1 <= number < 1 << 32 for number in numbers):
+        raise HelloError(f"address {address.text!r} has an impossible owner")
     return address
+
+
+def _is_path(path: str) -> bool:
+    # sockaddr_un.sun_path has 108 bytes with its closing NUL (unix(7)).
+    return path.startswith("/") and "\0" not in path and len(os.fsencode(path)) <= 107
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        return not host or bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
 
 
 _TYPES: Final[dict[str, tuple[type, ...]]] = {

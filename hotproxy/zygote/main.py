@@ -139,7 +139,13 @@ class Zygote:
             wait_s = deadlines.orphan_s if self._phase is Phase.SERVING else 0.0
             log(WARNING, f"the supervisor is gone: draining in {wait_s:g} s")
             until_s = self._loop.now_s() + wait_s + (deadlines.drain_s or NO_LIMIT_S)
-            self._loop.after(wait_s, lambda: self._drain(until_s))
+            self._loop.after(wait_s, lambda: self._leave(until_s))
+
+    def _leave(self, deadline_s: float) -> None:
+        """Nobody else holds our sockets: what waits in their queues is taken before they are closed."""
+        if self._phase is Phase.SERVING:
+            self._seats.shut([held.wire() for held in self._seats.sockets])
+        self._drain(deadline_s)
 
     def _take(self, message: Message) -> None:
         wires = message.fields["sockets"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import select
 import signal
 import socket
@@ -21,12 +22,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from hotproxy.restarter.frames import PROTOCOL_VERSION, Channel, ChannelClosed, Message
+from hotproxy.restarter.frames import KINDS, PROTOCOL_VERSION, Channel, ChannelClosed, Message
 from hotproxy.restarter.hello import Deadlines, Hello, WantedAddress, WantedListener
 from hotproxy.shm.layout import LAYOUT_VERSION
 from hotproxy.shm.schema import COUNTER, Stat, to_wire
 from hotproxy.zygote import __main__ as entry
 from hotproxy.zygote import begin
+from hotproxy.zygote.child import Child
+from hotproxy.zygote.main import Zygote
 from hotproxy.zygote.program import Birth
 
 TICK_S = 0.02
@@ -186,6 +189,30 @@ class Slot:
         sock.close()
 
 
+class Babbler(Zygote):
+    """Says whatever comes to its mind, once it serves; every frame is well-formed."""
+
+    def _on_accepting(self, child: Child) -> None:
+        before = self._phase
+        super()._on_accepting(child)
+        if self._phase is not before:
+            words = random.Random(7)
+            for _ in range(3000):
+                kind = words.choice(sorted(set(KINDS) - {"FAILED"}))
+                fields = {name: anything(words, wanted) for name, wanted in KINDS[kind].items()}
+                self._supervisor.post(
+                    kind, fields, words.choice([[], [0], [0, 1], [self._supervisor.channel.fileno()] * 2])
+                )
+
+
+def anything(words: random.Random, wanted: type) -> Any:
+    values: dict[type, list[Any]] = {
+        int: [0, 1, 2, 3, 5, -1, 2**40], float: [0.0, 1e300], str: ["", "worker", "control", "x" * 3000, "\0"],
+        bool: [True, False], list: [[], [1], [["a", 0, 0, False, False]]], dict: [{}, {"serial": 1}],
+    }  # fmt: skip
+    return words.choice(values[wanted])
+
+
 def load_and_live(channel: Channel, config: str, epoch: int, segment: str, instance_dir: Path, workers: int) -> int:
     """What `hotproxy.zygote.begin.begin` is to hotproxy."""
     wishes = json.loads(Path(config).read_text())
@@ -210,6 +237,8 @@ def load_and_live(channel: Channel, config: str, epoch: int, segment: str, insta
     if fault == "bad config":
         return begin.live(channel, lambda: "stand-in.json:1:1: it is bad\n  two lines of it", epoch, segment)
     program = StandIn(wishes, epoch, instance_dir)
+    if fault == "babble":
+        begin.Zygote = Babbler  # type: ignore[misc]
     if fault == "other epoch":
         channel.send("HELLO", {**program.hello.to_wire(), "epoch": 99})
         signal.pause()

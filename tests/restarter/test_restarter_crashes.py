@@ -179,10 +179,12 @@ def test_a_killed_supervisor_loses_nothing(it: Plane) -> None:
     assert held.echoes()
     it.eventually(lambda: it.dial().epoch > 1)
     assert it.stats()["stand_in.accepted"] > before
-    for slot in generation["slots"]:
-        os.kill(slot["pid"], signal.SIGKILL)
-    os.kill(generation["pid"], signal.SIGKILL)
-    it.eventually(lambda: {it.dial().epoch for _ in range(40)} == {it.status()["epoch"]})
+    for pid in (generation["pid"], *(slot["pid"] for slot in generation["slots"])):
+        pidfd = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGKILL)
+        assert select.select([pidfd], [], [], PATIENCE_S)[0]
+        os.close(pidfd)
+    assert {it.dial().epoch for _ in range(40)} == {it.status()["epoch"]}
 
 
 def test_a_unix_socket_of_a_killed_supervisor_is_taken_over(it: Plane, tmp_path: Path) -> None:
@@ -254,6 +256,24 @@ def test_orphans_drain_by_themselves_when_no_supervisor_comes(it: Plane) -> None
     for pidfd in pidfds:
         assert select.select([pidfd], [], [], PATIENCE_S)[0]
         os.close(pidfd)
+
+
+def test_orphans_that_leave_beside_a_new_supervisor_lose_nothing(it: Plane) -> None:
+    """Their sockets are theirs alone, and the kernel gives them connections until the very last moment."""
+    it.start(listeners=ONE, slots=2, orphan_s=0.5)
+    port, pids = it.port(), it.slots()
+    assert it.process is not None
+    it.process.kill()
+    it.process.wait()
+    it.start(listeners={"a": [f"127.0.0.1:{port}"]}, slots=2)
+    left = [os.pidfd_open(pid) for pid in pids]
+    epochs = set()
+    while left:
+        left = [pidfd for pidfd in left if not select.select([pidfd], [], [], 0)[0] or os.close(pidfd)]
+        made = it.dial()
+        epochs.add(made.epoch)
+        made.close()
+    assert len(epochs) == 2
 
 
 def test_a_stop_ends_what_an_earlier_supervisor_left(it: Plane) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hotproxy.shm import reader
 from tests.kit.plane import PATIENCE_S, Plane, Refused, plane
 
 ONE = {"a": ["127.0.0.1:0"]}
@@ -248,3 +249,45 @@ def test_nothing_is_imported_after_the_start(it: Plane) -> None:
     it.signal(signal.SIGTERM)
     it.wait()
     assert "late import" not in it.log
+
+
+def test_whatever_a_generation_says_once_it_serves_the_supervisor_survives(it: Plane) -> None:
+    it.start(listeners=ONE)
+    it.reload(listeners=ONE, fault="babble")
+    assert it.dial().echoes()
+    assert it.reload(listeners=ONE)["last_restart"]["ok"]
+    assert it.dial().epoch == 3
+    it.signal(signal.SIGTERM)
+    assert it.wait() == 0
+
+
+def test_many_restarts_leave_no_descriptor_and_no_slab(it: Plane) -> None:
+    it.start(listeners={**ONE, "u": [f"unix:{it.instance_dir}/u"]}, slots=2)
+    assert it.process is not None
+
+    def alone() -> bool:
+        return len(it.status()["generations"]) == 1
+
+    def held() -> tuple[int, int]:
+        it.eventually(alone)
+        return len(os.listdir(f"/proc/{it.process.pid}/fd")), len(reader.read(it.segment).processes)  # type: ignore[union-attr]
+
+    before = held()
+    for number in range(10):
+        it.reload(listeners={**ONE, "u": [f"unix:{it.instance_dir}/u"], "b": ["127.0.0.1:0"]}, slots=2)
+        with pytest.raises(Refused):
+            it.reload(fault=list(REFUSALS)[number], ready_s=0.2)
+    it.reload(listeners={**ONE, "u": [f"unix:{it.instance_dir}/u"]}, slots=2)
+    # Not more; an answered caller's connection may have been counted before it was closed.
+    it.eventually(lambda: held() <= before)
+
+
+def test_hundreds_of_signals_at_once_are_a_few_restarts(it: Plane) -> None:
+    it.start(listeners=ONE)
+    for number in range(300):
+        it.signal(signal.SIGHUP)
+        if number % 30 == 0:
+            assert it.dial().epoch >= 1
+            assert len(it.status()["generations"]) <= 3
+    it.eventually(lambda: len(it.status()["generations"]) == 1)
+    assert it.stats()["server.restarts_failed"] == 0
