@@ -29,7 +29,8 @@ clusters:
 """
 HOST = b"Host: a.example\r\n"
 CLOSE = b"Connection: close\r\n"
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+# `Connection: close`, so that each request has a connection of its own, and `when_complete` sees one head only.
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 
 
 def when_complete(_: int, received: bytes) -> bytes | None:
