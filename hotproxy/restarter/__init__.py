@@ -4,9 +4,12 @@ It owns what must outlive every version of the proxy: the listening sockets, the
 socket and the conversation with systemd. It never reads the config and never imports the data plane; a generation
 tells it in HELLO what it must know, and asks for its sockets.
 
-    frames      messages and descriptors between the processes
-    generation  what happens to a generation, and when: a table
-    sockets     the listening sockets, by (listener, address, slot)
-    supervisor  the selector loop that ties them together
-    systemd     notify, LISTEN_FDS, watchdog
+    frames, hello, outbox       messages and descriptors between the processes
+    generation, actions         what happens to a generation, and when: a table, and what it does
+    live, conversation          a generation's processes, and what they say
+    restarts                    one at a time, and how each ended
+    sockets, bind, holders      the listening sockets
+    ledger                      shared memory
+    requests, commands, status  signals and `supervisor.sock`
+    supervisor, loop, spawn     all of it together
 """

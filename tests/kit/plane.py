@@ -31,13 +31,14 @@ class Refused(Exception):
 class Plane:
     """One supervisor. `wish(...)` is its config."""
 
-    def __init__(self, directory: Path, late_ticks: int = 30) -> None:
+    def __init__(self, directory: Path, late_ticks: int = 30, zygote: Path = STAND_IN) -> None:
         self.runtime_dir = directory / "run"
         self.instance_dir = self.runtime_dir / "t"
         self.instance_dir.mkdir(parents=True)
         self.config = directory / "stand-in.json"
         self.log_path = directory / "log"
         self.late_ticks = late_ticks
+        self.zygote = zygote
         self.process: subprocess.Popen[bytes] | None = None
         self.segment = segment_name("t", str(self.runtime_dir))
         self._pids: set[int] = set()
@@ -48,10 +49,13 @@ class Plane:
 
     def launch(self) -> None:
         with open(self.log_path, "ab") as log:
+            arguments = [self.config, self.instance_dir, self.late_ticks, self.zygote]
             self.process = subprocess.Popen(
-                [sys.executable, __file__, str(self.config), str(self.instance_dir), str(self.late_ticks)],
-                stdout=log, stderr=log, env={**self.environment, "PYTHONPATH": str(STAND_IN.parents[2])},
-            )  # fmt: skip
+                [sys.executable, __file__, *map(str, arguments)],
+                stdout=log,
+                stderr=log,
+                env={**self.environment, "PYTHONPATH": str(STAND_IN.parents[2])},
+            )
 
     def start(self, **wishes: Any) -> None:
         self.wish(**wishes)
@@ -224,7 +228,7 @@ def ours(pid: int, config: Path) -> bool:
 if __name__ == "__main__":
     from hotproxy.restarter.__main__ import run
 
-    config, instance_dir, late_ticks = sys.argv[1:]
+    config, instance_dir, late_ticks, zygote = sys.argv[1:]
     chosen = Options(config, "t", Path(instance_dir))
 
     def on_event(event: str, arguments: tuple[Any, ...]) -> None:
@@ -232,4 +236,4 @@ if __name__ == "__main__":
             os.write(2, f"late import: {arguments[0]}\n".encode())
 
     sys.addaudithook(on_event)
-    sys.exit(run(Supervisor(chosen, [sys.executable, str(STAND_IN)], int(late_ticks))))
+    sys.exit(run(Supervisor(chosen, [sys.executable, zygote], int(late_ticks))))
