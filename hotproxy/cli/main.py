@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import Final, NoReturn
 
 import click
 
-from hotproxy.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_NOT_PERMITTED, EXIT_OK, HotproxyError
+from hotproxy.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_NOT_PERMITTED, EXIT_OK, EXIT_REFUSED, HotproxyError
 
 # verb -> (module, name in it, one line for --help). Modules are imported when the verb is called: `hotproxy stats` must
 # not pay for the YAML loader.
@@ -91,13 +92,26 @@ def group(ctx: click.Context, instance: str, runtime_dir: str | None) -> None:
 
 def main() -> NoReturn:
     """The console script. Exit codes: docs/cli.md; never a bare traceback."""
+    _replace_closed_streams()
     sys.exit(call(sys.argv[1:]))
+
+
+def _replace_closed_streams() -> None:
+    """After `hotproxy run >&-` the next descriptor would be number 1, and get what is meant for stdout."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is `fd`
+            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
 
 
 def call(arguments: list[str]) -> int:
     """Run one command; the exit code."""
+    stdout = sys.stdout
     try:
         result = group.main(args=arguments, prog_name="hotproxy", standalone_mode=False)
+        sys.stdout.flush()  # here, where a pipe without a reader or a full disk can still be told
         return result if isinstance(result, int) else EXIT_OK
     except click.exceptions.Exit as ended:
         return ended.exit_code
@@ -112,9 +126,18 @@ def call(arguments: list[str]) -> int:
     except PermissionError as error:
         _say(f"not permitted: {error.strerror}: {error.filename or ''}".rstrip(": "))
         return EXIT_NOT_PERMITTED
-    except BrokenPipeError:  # `hotproxy stats | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # `hotproxy stats | head`, found by the flush above
+        _drop_output()
         return EXIT_OK
+    except SystemExit as ended:  # from click: shell completion, or a broken pipe that it met itself
+        if sys.stdout is not stdout:  # click puts one there that swallows what is left
+            _drop_output()
+            return EXIT_OK
+        return ended.code if isinstance(ended.code, int) else EXIT_OK
+    except OSError as error:  # a full disk, a directory that went away: the machine's fault, not ours
+        _drop_output()
+        _say(": ".join(filter(None, (error.strerror or str(error), error.filename))))
+        return EXIT_REFUSED
     except Exception as error:  # our own bug: said as one, with the place, and never a bare traceback
         if os.environ.get("HOTPROXY_TRACEBACK"):
             traceback.print_exc()
@@ -124,6 +147,12 @@ def call(arguments: list[str]) -> int:
             "HOTPROXY_TRACEBACK=1 shows more"
         )
         return EXIT_INTERNAL
+
+
+def _drop_output() -> None:
+    """What is still buffered goes nowhere: the interpreter would try once more at its end, and exit with 120."""
+    with contextlib.suppress(OSError):  # a test's stdout has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(message: str) -> None:
