@@ -21,6 +21,8 @@ from hotproxy.errors import EXIT_NOT_PERMITTED, EXIT_UNREACHABLE, EXIT_USAGE, Ho
 # It becomes part of a file name and of a shared-memory name (NAME_MAX 255 with prefix, digest and suffix).
 INSTANCE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
+SYSTEM: Final = Path("/run/hotproxy")
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -43,11 +45,16 @@ def candidates() -> list[Path]:
     found = []
     if from_systemd := os.environ.get("RUNTIME_DIRECTORY"):
         found.append(Path(from_systemd.split(":")[0]))
-    found.append(Path("/run/hotproxy"))
+    found.append(SYSTEM)
     if xdg := os.environ.get("XDG_RUNTIME_DIR"):
         found.append(Path(xdg) / "hotproxy")
-    found.append(Path(tempfile.gettempdir()) / f"hotproxy-{os.getuid()}")
+    found.append(_temporary())
     return found
+
+
+def _temporary() -> Path:
+    """Everybody may make a directory of this name there, so only one that is ours counts."""
+    return Path(tempfile.gettempdir()).absolute() / f"hotproxy-{os.getuid()}"
 
 
 def make(instance: str, runtime_dir: str | None) -> Place:
@@ -73,12 +80,23 @@ def find(instance: str, runtime_dir: str | None) -> Place:
     _check_name(instance)
     directories = [Path(runtime_dir)] if runtime_dir is not None else candidates()
     places = [Place(instance, directory.absolute()) for directory in directories]
-    existing = [place for place in places if place.directory.is_dir()]
-    for place in existing:  # a running one wins over the remains of one elsewhere
-        if place.supervisor_socket.exists():
-            return place
-    if existing:
-        return existing[0]
+    stopped: list[Place] = []
+    closed: list[Place] = []
+    for place in places:
+        if place.runtime_dir == _temporary() and not _is_own(place.runtime_dir):
+            continue  # whoever made it there may answer in our proxy's name
+        try:
+            if place.directory.is_dir():
+                if place.supervisor_socket.exists():
+                    return place  # a running one wins over the remains of one elsewhere
+                stopped.append(place)
+        except PermissionError:  # another user's: ours may still come
+            closed.append(place)
+    if stopped:
+        return stopped[0]
+    if closed:
+        refused = ", ".join(str(place.directory) for place in closed)
+        raise HotproxyError(f"not permitted to look for instance '{instance}' in {refused}", EXIT_NOT_PERMITTED)
     looked = ", ".join(str(place.directory) for place in places)
     raise HotproxyError(f"there is no instance '{instance}' (looked for {looked})", EXIT_UNREACHABLE)
 
@@ -93,17 +111,28 @@ def _check_name(instance: str) -> None:
 
 
 def _make_directory(place: Place) -> None:
+    temporary = place.runtime_dir == _temporary()
     try:
         # 0755 above, so that instances of several users can lie side by side; 0750 for the instance itself.
-        place.runtime_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        place.runtime_dir.mkdir(mode=0o700 if temporary else 0o755, parents=True, exist_ok=True)
         place.directory.mkdir(mode=0o750, exist_ok=True)
-        status = place.directory.lstat()
+        own = [place.runtime_dir, place.directory] if temporary else [place.directory]
+        foreign = [directory for directory in own if not _is_own(directory)]
     except OSError as error:
         raise HotproxyError(f"{place.directory} can't be made: {error.strerror}", EXIT_NOT_PERMITTED) from None
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+    if foreign:
         raise HotproxyError(
-            f"{place.directory} must be a directory of this user (uid {os.getuid()}) that nobody else can write to",
+            f"{foreign[0]} must be a directory of this user (uid {os.getuid()}) that nobody else can write to",
             EXIT_NOT_PERMITTED,
         )
     if not os.access(place.directory, os.W_OK):
         raise HotproxyError(f"{place.directory} is not writable", EXIT_NOT_PERMITTED)
+
+
+def _is_own(directory: Path) -> bool:
+    """Ours alone, and no link to somewhere else. False when there is none."""
+    try:
+        status = directory.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
