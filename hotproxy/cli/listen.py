@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from dataclasses import replace
 
 from hotproxy.config.address import Address
 from hotproxy.errors import EXIT_USAGE, HotproxyError
@@ -45,6 +46,14 @@ def open_listener(address: Address) -> socket.socket:
         raise HotproxyError(f"can't listen on {address}: {why}") from None
     sock.setblocking(False)
     return sock
+
+
+def with_free_port(address: Address) -> Address:
+    """For port 0 the same address with a port that nobody has now, so that it can be told before it is bound."""
+    if address.family == "unix" or address.port:
+        return address
+    with open_listener(address) as probe:
+        return replace(address, port=probe.getsockname()[1])
 
 
 def _has_ipv6_loopback() -> bool:

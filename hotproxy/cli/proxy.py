@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import socket
 from collections.abc import Sequence
 
@@ -27,17 +28,20 @@ LATER_SCHEMES = ("https://", "h2c://")
 def proxy(globals_: Globals, from_: str, to: tuple[str, ...], workers: int | None, emit: bool) -> None:
     """Proxy HTTP from one address to others, with no config file. `:port` listens on loopback only."""
     addresses = listen.loopback_addresses(from_, "--from")
-    text = render_config(addresses, [_endpoint(each) for each in to])
+    endpoints = [_endpoint(each) for each in to]
     if emit:
-        click.echo(text, nl=False)
+        click.echo(render_config(addresses, endpoints), nl=False)
         return
+    addresses = [listen.with_free_port(address) for address in addresses]
     instance = globals_.instance if globals_.instance != "default" else _instance_name(addresses[0])
     place = places.make(instance, globals_.runtime_dir)
-    path = write_config(place, text)
+    path = write_config(place, render_config(addresses, endpoints))
     shown = str(addresses[0]) if addresses[0].family == "unix" else f"http://{addresses[0]}"
     click.echo(f"{shown} -> {', '.join(to)}")
-    click.echo(f"config  {path} (edit it, then: hotproxy --instance {instance} reload)")
-    click.echo(f"watch   hotproxy --instance {instance} stats --watch")
+    where = f"--runtime-dir {shlex.quote(globals_.runtime_dir)} " if globals_.runtime_dir is not None else ""
+    command = f"hotproxy {where}--instance {instance}"
+    click.echo(f"config  {path} (edit it, then: {command} reload)")
+    click.echo(f"watch   {command} stats --watch")
     become_supervisor(place, path, workers)
 
 

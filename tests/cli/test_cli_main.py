@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from hotproxy.cli import listen, place
 from hotproxy.cli import main as cli_main
-from hotproxy.cli import place
 from hotproxy.cli.main import VERBS, call
+from hotproxy.config.address import Address
 from hotproxy.errors import HotproxyError
 
 
@@ -85,12 +89,33 @@ def test_emit_shows_a_config_that_check_accepts(tmp_path: Path, capsys: pytest.C
     assert call(["check", "-c", str(config)]) == 0
 
 
-def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
-    import sys
+def _run(arguments: list[str], redirected: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    command = f"exec {sys.executable} -m hotproxy.cli.main {shlex.join(arguments)} {redirected}"
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=os.environ | environment)
 
-    command = f"{sys.executable} -I -m hotproxy.cli.main --help | head -c 1"
-    answer = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
-    assert answer.stderr == ""
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_pipe_is_no_error(unbuffered: str) -> None:
+    """`hotproxy stats | head` ended with 1 (click's answer to EPIPE), or with 120 (the interpreter's last flush)."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "hotproxy.cli.main", "version"]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    answer = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(writing)
+    assert (answer.returncode, answer.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_no_bug_of_ours(unbuffered: str) -> None:
+    answer = _run(["version"], ">/dev/full", PYTHONUNBUFFERED=unbuffered)
+    assert (answer.returncode, answer.stderr) == (1, "hotproxy: No space left on device\n")
+
+
+def test_closed_streams_are_nobody_elses() -> None:
+    """`hotproxy run >&-` was an internal error; and the next descriptor, a socket perhaps, would have become stdout."""
+    assert _run(["version"], ">&- <&-").returncode == 0
+    assert _run(["stats", "("], "2>&-").returncode == 2
 
 
 def test_the_instance_directory_must_be_ours_alone(tmp_path: Path) -> None:
@@ -112,3 +137,49 @@ def test_the_first_runtime_directory_that_can_be_written_wins(tmp_path: Path, mo
     assert place.candidates()[0] == Path("/proc/nowhere")
     assert place.make("a", None).runtime_dir != Path("/proc/nowhere")
     place.make("a", None).directory.rmdir()
+
+
+def test_another_users_directory_hides_no_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that may not be looked into ended the search, though an instance of this user's came behind it."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "foreign"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(place.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    (tmp_path / "hotproxy" / "mine").mkdir(parents=True)
+    is_dir = Path.is_dir
+
+    def refuse(path: Path) -> bool:
+        if path.is_relative_to(tmp_path / "foreign"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", refuse)  # the tests may run as root, who is refused nothing
+    assert place.find("mine", None).directory == tmp_path / "hotproxy" / "mine"
+    with pytest.raises(HotproxyError, match=r"not permitted to look for instance 'other' in .*foreign") as refused:
+        place.find("other", None)
+    assert refused.value.exit_code == 4
+
+
+def test_a_foreign_directory_under_tmp_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody can make /tmp/hotproxy-1000 before user 1000 does, and then answer in the name of his proxy."""
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(place.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(place, "SYSTEM", Path("/proc/nowhere"))
+    planted = tmp_path / f"hotproxy-{os.getuid()}"
+    (planted / "a").mkdir(parents=True)
+    (planted / "a" / "supervisor.sock").touch()
+    planted.chmod(0o777)  # stands for another owner, which only root could give it
+    with pytest.raises(HotproxyError, match="there is no instance 'a'"):
+        place.find("a", None)
+    with pytest.raises(HotproxyError, match="no runtime directory"):
+        place.make("a", None)
+    planted.rename(tmp_path / "away")
+    assert place.make("a", None).runtime_dir.stat().st_mode & 0o777 == 0o700
+    assert place.find("a", None).runtime_dir == planted
+
+
+def test_port_0_is_chosen_before_it_is_shown() -> None:
+    chosen = listen.with_free_port(Address.parse("127.0.0.1:0"))
+    assert chosen.host == "127.0.0.1" and chosen.port > 0
+    assert listen.with_free_port(chosen) is chosen
+    assert listen.with_free_port(Address.parse("unix:/a")) == Address.parse("unix:/a")
