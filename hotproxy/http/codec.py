@@ -262,8 +262,8 @@ class ServerCodec(Protocol):
 class ClientCodec(Protocol):
     """The upstream half; the mirror image of `ServerCodec`. The origin may answer before the request is complete."""
 
-    def encode_head(self, head: RequestHead) -> bytes:
-        """The request head, always HTTP/1.1. A head without Host gets an empty one (RFC 9112 section 3.2)."""
+    def encode_head(self, head: RequestHead, authority: bytes = b"") -> bytes:
+        """The request head, always HTTP/1.1. A head without Host (HTTP/1.0) gets `authority` (RFC 9112 section 3.2)."""
 
     def encode_data(self, data: bytes) -> bytes: ...
 

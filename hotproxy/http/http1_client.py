@@ -71,13 +71,13 @@ class Http1ClientCodec:
 
     # Sending
 
-    def encode_head(self, head: RequestHead) -> bytes:
+    def encode_head(self, head: RequestHead, authority: bytes = b"") -> bytes:
         if self._state != _IDLE:
             raise ValueError("another request is under way")
         parts = [b"%b %b HTTP/1.1" % (head.method, head.target)]
         parts.extend([b": ".join(field) for field in head.headers])
         if not head.headers.has(b"host"):
-            parts.append(b"Host: ")
+            parts.append(b"Host: " + authority)
         if head.framing == LENGTH:
             parts.append(b"Content-Length: %d" % head.content_length)
         elif head.framing == CHUNKED:

@@ -10,12 +10,14 @@ from hotproxy.config.address import Address
 class Endpoint:
     """`active` counts the requests (TCP: connections) of this worker; whoever uses the endpoint keeps it right."""
 
-    __slots__ = ("active", "address", "family", "name", "sockaddr", "weight")
+    __slots__ = ("active", "address", "authority", "family", "name", "sockaddr", "weight")
 
     def __init__(self, address: Address, weight: int = 1) -> None:
         """Raises ValueError for a host that is no IP address: nothing on the data path may wait for a name."""
         self.address = address
         self.name = str(address)
+        # RFC 9110 section 7.2: what Host says where the request has none (HTTP/1.0).
+        self.authority = b"localhost" if address.family == "unix" else self.name.encode()
         self.weight = weight
         self.active = 0
         self.family, self.sockaddr = _socket_address(address)

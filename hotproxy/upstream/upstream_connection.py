@@ -99,7 +99,7 @@ class UpstreamConnection:
     # -- sending
 
     def send_head(self, head: RequestHead) -> None:
-        self._out.append(self.codec.encode_head(head))
+        self._out.append(self.codec.encode_head(head, self.endpoint.authority))
 
     def send_data(self, data: bytes) -> None:
         self._out.append(self.codec.encode_data(data))

@@ -41,6 +41,7 @@ def test_requests_as_they_go_out():
 def test_a_1_0_request_goes_on_as_1_1_with_a_host():
     head = RequestHead(b"GET", b"/", HTTP_1_0, Headers(), keep_alive=False)
     assert Http1ClientCodec().encode_head(head) == b"GET / HTTP/1.1\r\nHost: \r\n\r\n"
+    assert Http1ClientCodec().encode_head(head, b"10.0.0.1:80") == b"GET / HTTP/1.1\r\nHost: 10.0.0.1:80\r\n\r\n"
 
 
 def test_what_the_client_wants_for_its_connection_is_not_the_origins_business():
