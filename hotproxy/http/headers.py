@@ -76,6 +76,15 @@ class Headers:
             if self._lower[index].startswith(prefix):
                 del self._lower[index], self._fields[index]
 
+    def remove_lookalikes(self, beginnings: tuple[bytes, ...]) -> None:
+        """Drop every field with an underscore in its name that begins like one of these once "_" is read as "-"."""
+        if b"_" not in b"".join(self._lower):
+            return
+        for index in range(len(self._lower) - 1, -1, -1):
+            name = self._lower[index]
+            if b"_" in name and name.replace(b"_", b"-").startswith(beginnings):
+                del self._lower[index], self._fields[index]
+
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         return iter(self._fields)
 

@@ -9,6 +9,8 @@ No hop in front of hotproxy is trusted, so every client is what Envoy calls an e
                          x-forwarded-client-cert  removed
                          x-envoy-*                removed
                          x-request-id             always a new one (a UUID, version 4)
+                         x_forwarded_for …        removed, as all fields that only an underscore tells from these or
+                                                  from the framing: CGI, WSGI, PHP and others see no difference
     towards downstream   via                      "1.1 hotproxy" appended
                          date                     added when the origin sent none (RFC 9110 section 6.6.1)
                          server                   the origin's, untouched; "hotproxy" on our own answers
@@ -33,6 +35,8 @@ _VIA: Final = {HTTP_1_0: b"1.0 hotproxy", HTTP_1_1: b"1.1 hotproxy"}
 _MAX_PASSES: Final = 16
 LOOP_DETECTED: Final = Reason(Side.LOCAL, 508, "-", "via_loop", body="request loop detected")
 
+_NEVER_IMITATED: Final = (b"content-length", b"transfer-encoding", b"x-envoy-", b"x-forwarded-", b"x-request-id")
+
 _PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -45,6 +49,7 @@ def decode_headers(head: RequestHead, client_host: bytes, request_id: bytes) -> 
     """Make a client's request one of ours, in place. False: it has been here too often (LOOP_DETECTED)."""
     headers = head.headers
     headers.remove_prefixed(b"x-envoy-")
+    headers.remove_lookalikes(_NEVER_IMITATED)
     headers.remove(b"x-forwarded-client-cert")
     if client_host:
         headers.set(b"x-forwarded-for", client_host)

@@ -60,6 +60,12 @@ def test_a_copy_is_independent():
     assert copied != original
 
 
+def test_remove_lookalikes_takes_only_what_an_underscore_disguises():
+    fields = Headers([(b"X_One", b"1"), (b"x-one", b"2"), (b"x_two", b"3"), (b"X-One_More", b"4")])
+    fields.remove_lookalikes((b"x-one",))
+    assert list(fields) == [(b"x-one", b"2"), (b"x_two", b"3")]
+
+
 def test_equality_is_by_fields_in_order():
     assert headers() == headers()
     assert Headers([(b"a", b"1"), (b"b", b"2")]) != Headers([(b"b", b"2"), (b"a", b"1")])

@@ -53,6 +53,13 @@ def test_what_a_client_claims_about_itself_is_replaced_or_removed() -> None:
     ]
 
 
+def test_an_underscore_is_no_way_around_that() -> None:
+    """A CGI or WSGI origin reads `X_Forwarded_For` and `X-Forwarded-For` from the same variable."""
+    imitations = (b"X_Forwarded_For", b"x-forwarded_proto", b"X_REQUEST_ID", b"X_Envoy_Internal", b"Content_Length")
+    fields = [(name, b"1") for name in imitations]
+    assert forwarded(*fields, (b"my_field", b"stays")) == [(b"my_field", b"stays"), *OURS]
+
+
 def test_over_a_unix_socket_there_is_no_address() -> None:
     assert forwarded((b"x-forwarded-for", b"1.1.1.1"), client=b"") == OURS[1:]
 
