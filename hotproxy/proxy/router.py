@@ -150,7 +150,7 @@ class Router:
         info = self._stream.info
         info.attempts += 1
         info.upstream_remote = endpoint.name
-        upstream = self._pools.take(cluster, endpoint, self, self._head.method not in IDEMPOTENT_METHODS)
+        upstream = self._pools.take(cluster, endpoint, self)
         if upstream is not None:
             self._attach(upstream)
         else:

@@ -113,14 +113,16 @@ class Pools:
         self._idle: dict[tuple[str, str], list[UpstreamConnection]] = {}
         self._draining = False
 
-    def take(self, cluster: Cluster, endpoint: Endpoint, user: PoolUser, careful: bool) -> UpstreamConnection | None:
-        """An idle connection, or None: connect. `careful`: look once more whether the endpoint has closed it, for a
-        request that could not be replayed (one system call more).
+    def take(self, cluster: Cluster, endpoint: Endpoint, user: PoolUser) -> UpstreamConnection | None:
+        """An idle connection, or None: connect.
+
+        Each is looked at once more (one system call): what the loop has not told us yet may be its end, or bytes that
+        nobody has asked for, which would be taken for the answer to this request.
         """
         idle = self._idle.get((cluster.name, endpoint.name))
         while idle:
             upstream = idle.pop()
-            if careful and not upstream.quiet:
+            if not upstream.quiet:
                 upstream.close()
                 continue
             upstream.cluster = cluster  # of the snapshot that the user has
