@@ -93,6 +93,14 @@ class UnixPath:
             os.rename(self.staged, self.path)
             self.staged = ""
 
+    def set_access(self, address: WantedAddress) -> None:
+        """Mode and owner as the config says; raises OSError."""
+        at = self.staged or self.path
+        if address.owner >= 0 or address.group >= 0:
+            os.chown(at, address.owner, address.group)
+        # 0660 like the other sockets of an instance, where the config says nothing.
+        os.chmod(at, address.mode if address.mode >= 0 else 0o660)
+
     def remove(self) -> None:
         """Remove the file, if it is still ours."""
         at = self.staged or self.path
@@ -148,10 +156,7 @@ def _bind_path(address: WantedAddress, where: UnixPath) -> socket.socket:
         sock.bind(at)
         status = os.lstat(at)
         where.inode = (status.st_dev, status.st_ino)
-        if address.owner >= 0 or address.group >= 0:
-            os.chown(at, address.owner, address.group)
-        # 0660 like the other sockets of an instance, where the config says nothing.
-        os.chmod(at, address.mode if address.mode >= 0 else 0o660)
+        where.set_access(address)
     except BaseException:
         sock.close()
         where.remove()

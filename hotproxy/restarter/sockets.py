@@ -21,6 +21,7 @@ from typing import Any
 
 from hotproxy.restarter.bind import BindRefused, OursAsker, UnixPath, bind_tcp, bind_unix
 from hotproxy.restarter.hello import Hello, WantedAddress
+from hotproxy.restarter.log import WARNING, log
 
 Identity = str
 
@@ -64,6 +65,7 @@ class Lease:
     names: dict[Identity, tuple[str, int]] = field(default_factory=dict)
     sockets: list[OwnedSocket] = field(default_factory=list)
     created: list[OwnedSocket] = field(default_factory=list)
+    carried: list[tuple[UnixPath, WantedAddress]] = field(default_factory=list)  # their mode and owner may be new
 
     def wire(self, owned: OwnedSocket) -> list[Any]:
         """How a message to this generation names the socket."""
@@ -130,6 +132,12 @@ class SocketTable:
         for owned in lease.sockets:
             if owned.path is not None:
                 owned.path.publish()
+        for path, address in lease.carried:
+            try:
+                path.set_access(address)
+            except OSError as error:
+                log(WARNING, f"mode and owner of {address.text} stay as they were: {error.strerror}")
+        lease.carried.clear()
         return [owned for owned in self._sockets.values() if owned.identity not in lease.names]
 
     def discard(self, lease: Lease, names: Iterable[Identity]) -> list[OwnedSocket]:
@@ -172,6 +180,7 @@ class SocketTable:
     ) -> None:
         here = self._of(identity)
         lease.sockets += here
+        lease.carried += [(owned.path, address) for owned in here if owned.path is not None]
         port = here[0].sock.getsockname()[1] if here and address.family == "tcp" else address.port
         taken = {owned.slot for owned in here}
         for slot in range(slots):

@@ -131,6 +131,15 @@ def test_unix_sockets_are_one_for_all_with_their_mode(table: SocketTable, tmp_pa
     assert not path.exists()
 
 
+def test_a_new_mode_is_applied_when_the_generation_accepts(table: SocketTable, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    table.commit(table.acquire(hello(1, a=unix(path, 0o600))))
+    lease = table.acquire(hello(1, a=unix(path, 0o666)))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    table.commit(lease)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666
+
+
 def test_a_file_that_is_no_socket_stays(table: SocketTable, tmp_path: Path) -> None:
     (tmp_path / "s").write_text("mine")
     with pytest.raises(BindRefused, match="the file exists and is no socket"):
