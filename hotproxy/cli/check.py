@@ -26,8 +26,9 @@ def check(path: str, output: str, offline: bool) -> None:
     Exits 0 when the config is valid (warnings do not count), 1 when it is not.
     """
     from hotproxy.config import examine, render_json, render_text
+    from hotproxy.telemetry.log_format import LogFormat
 
-    examined = examine(path, offline=offline)
+    examined = examine(path, offline=offline, log_format=LogFormat.compile)
     valid = examined.config is not None
     if output == "json":
         click.echo(render_json(examined.problems))

@@ -23,15 +23,27 @@ T = TypeVar("T")
 
 NOT_YET: Final = "not supported by this version"
 
+# Raises ValueError ("what is wrong; a hint") for a format that no access log can have. It is given by whoever loads a
+# config, because the operators belong to a room that this one may not import.
+LogFormatCheck = Callable[[str], object]
+
 
 class Reader:
     """What all sections of a run share. `offline`: paths and users of this machine are not looked at."""
 
-    def __init__(self, problems: Collector, variables: MappingType[str, str], names: Names, offline: bool) -> None:
+    def __init__(
+        self,
+        problems: Collector,
+        variables: MappingType[str, str],
+        names: Names,
+        offline: bool,
+        log_format: LogFormatCheck | None = None,
+    ) -> None:
         self.problems = problems
         self.variables = variables
         self.names = names
         self.offline = offline
+        self._log_format = log_format
 
     def section(self, node: Node, shape: Shape, where: str) -> Fields | None:
         """The fields of `node`; None (and a problem) when it is no mapping."""
@@ -72,6 +84,18 @@ class Reader:
             else:
                 self.problems.error(node, str(error), error.hint, where)
             return None
+
+    def log_format(self, text: str) -> str:
+        """An access log's format as it stands. Raises ScalarError."""
+        if not text:
+            raise ScalarError("the text is empty")
+        if self._log_format is not None:
+            try:
+                self._log_format(text)
+            except ValueError as error:
+                message, _, hint = str(error).partition("; ")
+                raise ScalarError(message, hint) from None
+        return text
 
     def _substitute(self, node: Scalar, where: str) -> bool:
         if node.substituted or "$" not in node.text:

@@ -85,7 +85,7 @@ def _access_log(fields: Fields) -> model.AccessLog | None:
         return None
     node = log.get("path")
     path = log.value("path", scalars.plain_text)
-    text = log.value("format", scalars.plain_text)
+    text = log.value("format", fields.reader.log_format)
     if node is None or path is None:
         return None
     path = absolute(node, path)

@@ -14,7 +14,7 @@ from hotproxy.config.address import UNIX
 from hotproxy.config.clusters import absolute, read_cluster
 from hotproxy.config.collector import Collector
 from hotproxy.config.environment import read_assignments
-from hotproxy.config.fields import Fields, Reader
+from hotproxy.config.fields import Fields, LogFormatCheck, Reader
 from hotproxy.config.listeners import read_address, read_listener
 from hotproxy.config.names import Names
 from hotproxy.config.problems import ERROR, ConfigErrors, ConfigProblem
@@ -41,9 +41,15 @@ class Examined:
         return tuple(problem for problem in self.problems if problem.severity != ERROR)
 
 
-def load(path: str, *, environ: MappingType[str, str] | None = None, offline: bool = False) -> model.Config:
+def load(
+    path: str,
+    *,
+    environ: MappingType[str, str] | None = None,
+    offline: bool = False,
+    log_format: LogFormatCheck | None = None,
+) -> model.Config:
     """The config at `path` ("-" is standard input); raises ConfigErrors. Warnings are dropped: `examine` has them."""
-    return _or_raise(examine(path, environ=environ, offline=offline))
+    return _or_raise(examine(path, environ=environ, offline=offline, log_format=log_format))
 
 
 def load_text(
@@ -53,13 +59,19 @@ def load_text(
     return _or_raise(examine_text(text, path, environ=environ, offline=offline))
 
 
-def examine(path: str, *, environ: MappingType[str, str] | None = None, offline: bool = False) -> Examined:
+def examine(
+    path: str,
+    *,
+    environ: MappingType[str, str] | None = None,
+    offline: bool = False,
+    log_format: LogFormatCheck | None = None,
+) -> Examined:
     """Everything that is to say about the config at `path`. Raises nothing that the files' contents could cause.
 
     `environ` (default: this process's) is where `${VAR}` comes from; `offline`: do not look whether the directories,
-    users and groups that the config names exist on this machine.
+    users and groups that the config names exist on this machine; `log_format`: what judges an access log's format.
     """
-    run = _Run(os.environ if environ is None else environ, offline)
+    run = _Run(os.environ if environ is None else environ, offline, log_format)
     try:
         source = read_source(path)
     except SourceError as error:
@@ -69,10 +81,15 @@ def examine(path: str, *, environ: MappingType[str, str] | None = None, offline:
 
 
 def examine_text(
-    text: str, path: str, *, environ: MappingType[str, str] | None = None, offline: bool = False
+    text: str,
+    path: str,
+    *,
+    environ: MappingType[str, str] | None = None,
+    offline: bool = False,
+    log_format: LogFormatCheck | None = None,
 ) -> Examined:
     """As `examine`, for text that would stand in a file at `path`."""
-    run = _Run(os.environ if environ is None else environ, offline)
+    run = _Run(os.environ if environ is None else environ, offline, log_format)
     try:
         source = checked(Source(path, os.path.dirname(os.path.abspath(path)), text))
     except SourceError as error:
@@ -90,11 +107,11 @@ def _or_raise(examined: Examined) -> model.Config:
 class _Run:
     """One reading of one config."""
 
-    def __init__(self, environ: MappingType[str, str], offline: bool) -> None:
+    def __init__(self, environ: MappingType[str, str], offline: bool, log_format: LogFormatCheck | None) -> None:
         self.problems = Collector()
         self.names = Names()
         self.variables = dict(environ)
-        self.reader = Reader(self.problems, self.variables, self.names, offline)
+        self.reader = Reader(self.problems, self.variables, self.names, offline, log_format)
         self.complete = True  # False once a file that may define something could not be read
         self.files = 1
         self.listeners: list[model.Listener] = []

@@ -68,11 +68,6 @@ def declare_stats(config: model.Config) -> list[Stat]:
 def check_buildable(config: model.Config) -> None:
     """Build what can be built without processes. Raises ValueError with a sentence for the user."""
     for listener in config.listeners:
-        if listener.access_log is not None:
-            try:
-                LogFormat.compile(listener.access_log.format)
-            except ValueError as error:
-                raise ValueError(f"listener '{listener.name}': access_log: {error}") from None
         RouteTable(listener.virtual_hosts)
     for cluster in config.clusters:
         for endpoint in cluster.endpoints:

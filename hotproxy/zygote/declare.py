@@ -21,6 +21,7 @@ from hotproxy.restarter.frames import PROTOCOL_VERSION
 from hotproxy.restarter.hello import Deadlines, Hello, WantedAddress, WantedListener
 from hotproxy.shm.layout import LAYOUT_VERSION
 from hotproxy.shm.schema import to_wire
+from hotproxy.telemetry.log_format import LogFormat
 from hotproxy.worker import main as worker_main
 from hotproxy.worker.build import check_buildable, declare_stats
 from hotproxy.zygote.program import Birth, HeldSocket
@@ -77,7 +78,7 @@ class HotproxyProgram:
 def load_program(path: str, epoch: int, segment_name: str, instance_dir: Path, workers: int) -> HotproxyProgram:
     """Read the config and build what can be built without processes. Raises Refused with all that is wrong."""
     try:
-        config = load(path)
+        config = load(path, log_format=LogFormat.compile)
     except ConfigErrors as errors:
         raise Refused(render_text(errors.problems).rstrip()) from None
     try:

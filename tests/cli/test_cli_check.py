@@ -36,6 +36,18 @@ def test_an_invalid_config(tmp_path: Path) -> None:
     assert done.stderr.endswith(f"{path} is not valid: 2 errors\n")
 
 
+def test_a_log_format_is_checked_too(tmp_path: Path) -> None:
+    """`check` called such a config valid, and the start that followed refused it."""
+    log = "access_log: {path: /dev/stdout, format: '%PROTOCOLL%'}"
+    path = _write(tmp_path, GOOD.replace("cluster: api}", f"cluster: api, {log}}}", 1))
+    done = CliRunner().invoke(check, ["-c", path])
+    assert done.exit_code == 1
+    column = GOOD.index(", cluster: api") + len(", cluster: api, access_log: {path: /dev/stdout, format: ") + 1
+    assert f"unknown operator %PROTOCOLL% at position 1 {' ' * 20}"[:60] in done.stderr
+    assert f"{path}:1:{column}\n" in done.stderr
+    assert "^^^^^^^^^^^^^ did you mean %PROTOCOL%?\n   at listeners[0].access_log.format\n" in done.stderr
+
+
 def test_warnings_do_not_count(tmp_path: Path) -> None:
     done = CliRunner().invoke(check, ["-c", _write(tmp_path, "listeners: []\n")])
     assert done.exit_code == 0
