@@ -103,6 +103,8 @@ def _endpoint_address(node: Node, text: str) -> Address:
         raise AddressError(f"'{address.host}' is a name, and a static cluster takes IP addresses", hint)
     if address.host in ("", "0.0.0.0", "::"):
         raise AddressError(f"nothing can be reached at '{text}'", f"did you mean '127.0.0.1:{address.port}'?")
+    if "%" in address.host:
+        raise AddressError(f"'{address.host}' has a zone", "an endpoint is an address without one")
     if address.port == 0:
         raise AddressError("port 0 is out of range", "from 1 to 65535")
     return address

@@ -262,6 +262,8 @@ def domain(text: str) -> str:
 def host_and_port(text: str) -> str:
     """A host for the Host header, with a port where the upstream wants one."""
     host, colon, port = text.rpartition(":")
+    if parse_ip(text) is not None:  # of an IPv6 address, the last colon begins no port
+        return host_without_port(text)
     if colon and not text.endswith("]") and port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535:
         return f"{host_without_port(host)}:{int(port)}"
     return host_without_port(text)
