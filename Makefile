@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Parallel test processes. Two is what the suite's timing budget is measured with.
 JOBS ?= 2
 
-.PHONY: run test test-all check format soak bench lock clean
+.PHONY: run test test-all check format soak bench man lock clean
 
 run: .venv/run.stamp  ## a demo: two origins, and a proxy in front of them
 	@$(BIN)/python configs/demo.py
@@ -33,6 +33,9 @@ soak: .venv/dev.stamp  ## 200 restarts under load: nothing leaks
 
 bench: .venv/dev.stamp  ## start-up, restart and memory figures
 	$(BIN)/python bench/startup.py
+
+man: .venv/dev.stamp  ## manual pages, generated from the commands, into build/man
+	$(BIN)/python docs/man.py build/man
 
 lock: .venv/dev.stamp  ## pin the dependencies anew
 	$(PIP) install pip-tools
