@@ -15,7 +15,14 @@ STOP_TIMEOUT_S = 3600.0
 
 
 @click.command()
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1), default=RELOAD_TIMEOUT_S, metavar="S")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0.1),
+    default=RELOAD_TIMEOUT_S,
+    metavar="S",
+    help="Refuse what takes longer.",
+)
 @click.pass_obj
 def reload(globals_: Globals, timeout_s: float) -> None:
     """Hot restart: a new generation with the config and the code now on disk. Returns when it serves.
