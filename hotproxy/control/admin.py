@@ -22,9 +22,9 @@ PATHS: Final = {
     "/stats/prometheus": "every counter as Prometheus scrapes them",
     "/server_info": "version, state, uptime, epoch",
 }
-# A pattern comes from whoever reaches the admin address, and `re` can be made to think for minutes: only what needs no
-# backtracking is let in (no nested repetition, no groups).
-PLAIN_PATTERN: Final = re.compile(r"[\w.^$|*\-\[\]\\ ]{0,200}")
+# A pattern comes from whoever reaches the admin address, and `re` can be made to think for minutes: groups and nested
+# repetition are not let in, nor more than two stars (3,000 names of 40 characters: 80 ms with two, 1.5 s with three).
+PLAIN_PATTERN: Final = re.compile(r"(?=.{0,200}\Z)[\w.^$|\-\[\]\\ ]*(?:\*[\w.^$|\-\[\]\\ ]*){0,2}")
 JSON_TYPE: Final = "application/json"
 
 
@@ -69,7 +69,7 @@ def _stats(request: Request, reading: Reading) -> Reply:
         return Reply(200, prometheus.render(reading), "text/plain; version=0.0.4; charset=utf-8")
     pattern = request.query.get("filter", "")
     if not PLAIN_PATTERN.fullmatch(pattern):
-        return Reply(400, b"filter: letters, digits and . ^ $ | * - [ ] only, at most 200\n")
+        return Reply(400, b"filter: letters, digits and . ^ $ | * - [ ] only, at most 200, and two of *\n")
     try:
         compiled = re.compile(pattern)
     except re.error as error:

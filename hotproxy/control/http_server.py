@@ -7,20 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 import h11
 
 READ_BYTES = 64 * 1024
 # A request to the admin API is a line and a few fields; whoever sends more wants something else.
 MAX_BODY_BYTES = 1024 * 1024
+# Also for a client that takes nothing of its answer.
 IDLE_TIMEOUT_S = 60.0
+# No descriptor is left: the listening socket stays readable, and looking at it again at once would burn a CPU.
+PAUSE_S = 0.1
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 STATUSES = frozenset(HTTPStatus)
+# Of a target in absolute form, as a client sends it to a proxy. Not urlsplit: `//[` is a ValueError to it.
+ORIGIN = re.compile(r"https?://[^/?]*", re.IGNORECASE)
 LINGER_S = 1.0
 LINGER_BYTES = 16 * MAX_BODY_BYTES
 
@@ -58,11 +66,15 @@ class HttpServer:
     def start_accepting(self, sockets: Iterable[socket.socket]) -> None:
         for sock in sockets:
             self._listening.append(sock)
-            self._loop.add_reader(sock.fileno(), self._accept, sock)
+            self._watch(sock)
 
     def stop_accepting(self) -> None:
         while self._listening:
             self._loop.remove_reader(self._listening.pop().fileno())
+
+    def _watch(self, sock: socket.socket) -> None:
+        if sock in self._listening:
+            self._loop.add_reader(sock.fileno(), self._accept, sock)
 
     async def close(self, grace_s: float = 0.0) -> None:
         """Stop accepting; answers under way may finish within `grace_s` seconds."""
@@ -78,7 +90,10 @@ class HttpServer:
     def _accept(self, listening: socket.socket) -> None:
         try:
             sock, _ = listening.accept()
-        except OSError:  # taken by another process, reset meanwhile, or no descriptor left: the next turn tells
+        except OSError as error:  # taken by another process, or reset meanwhile: the next turn tells
+            if error.errno in EXHAUSTED:
+                self._loop.remove_reader(listening.fileno())
+                self._loop.call_later(PAUSE_S, self._watch, listening)
             return
         task = self._loop.create_task(self._serve(sock))
         self._open.add(task)
@@ -101,7 +116,7 @@ class HttpServer:
         try:
             await self._conversation(reader, writer)
         except (ConnectionError, TimeoutError, h11.LocalProtocolError):
-            pass  # the client went away in the middle; there is nobody to tell
+            transport.abort()  # the client went away in the middle, or takes nothing: closing would wait for it
         finally:
             writer.close()
             with contextlib.suppress(OSError):
@@ -150,9 +165,9 @@ async def _receive(connection: h11.Connection, reader: asyncio.StreamReader) -> 
         if event is h11.NEED_DATA:
             connection.receive_data(await reader.read(READ_BYTES))
         elif isinstance(event, h11.Request):
-            parts = urlsplit(event.target.decode("latin-1"))
-            query = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
-            request = Request(event.method.decode("latin-1"), unquote(parts.path), query)
+            path, _, tail = ORIGIN.sub("", event.target.decode("latin-1")).partition("?")
+            query = {name: values[-1] for name, values in parse_qs(tail, keep_blank_values=True).items()}
+            request = Request(event.method.decode("latin-1"), unquote(path), query)
         elif isinstance(event, h11.Data):
             body_bytes += len(event.data)
             if body_bytes > MAX_BODY_BYTES:
@@ -180,6 +195,6 @@ async def _send(
         for piece in pieces:
             if piece:
                 writer.write(connection.send(h11.Data(data=piece)) or b"")
-                await writer.drain()
+                await asyncio.wait_for(writer.drain(), IDLE_TIMEOUT_S)
     writer.write(connection.send(h11.EndOfMessage()) or b"")
-    await writer.drain()
+    await asyncio.wait_for(writer.drain(), IDLE_TIMEOUT_S)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import re
 import socket
 
 import pytest
 
+from hotproxy.control import http_server
 from hotproxy.control.http_server import MAX_BODY_BYTES, HttpServer, Reply, Request
 
 
@@ -66,3 +68,68 @@ def test_two_requests_on_one_connection_and_head_without_body() -> None:
 )
 def test_what_is_wrong_is_answered_and_closed(sent: bytes, status: int) -> None:
     assert converse(sent).startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_any_target_is_a_path() -> None:
+    """`//[` was no URL to the parser, and its exception ended the conversation without an answer."""
+    for target, path in ((b"//[", "//["), (b"http://a:1/x", "/x"), (b"/a?b://c", "/a"), (b"*", "*")):
+        answer = converse(b"GET %s HTTP/1.1\r\nhost: a\r\n\r\n" % target)
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])[1] == path
+
+
+class Exhausted:
+    """A listening socket in a process that has no descriptor left, the first time."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._listening = listening
+        self.accepts = 0
+
+    def fileno(self) -> int:
+        return self._listening.fileno()
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.accepts += 1
+        if self.accepts == 1:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return self._listening.accept()
+
+
+def test_without_descriptors_it_pauses_and_goes_on() -> None:
+    """The socket stays readable, so the process spun on accept() until a descriptor became free."""
+
+    async def run() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            listening.setblocking(False)
+            server = HttpServer(echo)
+            exhausted = Exhausted(listening)
+            server.start_accepting([exhausted])  # type: ignore[list-item]
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+            await server.close()
+            return exhausted.accepts
+
+    assert asyncio.run(run()) == 2
+
+
+def test_a_client_that_takes_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It held its task, its socket and its answer for as long as it liked."""
+    monkeypatch.setattr(http_server, "IDLE_TIMEOUT_S", 0.05)
+
+    async def endless(request: Request) -> Reply:
+        return Reply(200, ("x" * 65536 for _ in range(1000)))
+
+    async def run() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as client:
+            listening.setblocking(False)
+            server = HttpServer(endless)
+            server.start_accepting([listening])
+            client.connect(listening.getsockname())
+            client.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            while not server._open:
+                await asyncio.sleep(0)
+            await asyncio.wait(server._open)
+            assert not server._open
+
+    asyncio.run(asyncio.wait_for(run(), 10))
