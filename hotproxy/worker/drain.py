@@ -53,11 +53,12 @@ class Drain:
     def over(self) -> bool:
         """Nothing is left, or may be left. A connection that its listener has forgotten may still flush and linger:
 
-        the loop watches it, and then watches more than the one descriptor of the zygote's channel.
+        the loop watches it, and then watches more than the zygote's channel, which an orphan does not have any more.
         """
         if not self.leaving or self._parts.admission.open > 0:
             return False
-        return self._cut or self._watching.watched <= 1
+        channels = 0 if self._leave_at_s else 1
+        return self._cut or self._watching.watched <= channels
 
     def soft(self) -> None:
         self._parts.runtime.draining = True

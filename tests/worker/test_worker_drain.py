@@ -76,6 +76,18 @@ def test_what_is_flushed_or_lingers_is_waited_for_until_the_deadline(clock):
         assert drain.over
 
 
+def test_an_orphan_waits_for_its_last_lingering_connection(clock):
+    """It has no channel any more, and took the one descriptor still watched for it: the last answer was cut off."""
+    parts = Parts(0)
+    drain = Drain(parts, parts, clock, 30.0)
+    drain.begin(clock.now_s() + 10)
+    drain.orphaned()
+    parts.watched = 1
+    assert not drain.over
+    parts.watched = 0
+    assert drain.over
+
+
 @pytest.mark.parametrize("again_s", [None, 20.0, 10.0])
 def test_the_earliest_deadline_cuts_the_rest(clock, again_s):
     parts = Parts(3)
@@ -126,6 +138,7 @@ def test_an_orphan_with_no_limit_waits_for_its_last_connection(clock):
     parts = Parts(1)
     drain = Drain(parts, parts, clock, 0.0)
     drain.orphaned()
+    parts.watched = 0  # the channel is gone
     clock.advance(ORPHAN_TIMEOUT_S)
     drain.tick()
     clock.advance(1e6)
