@@ -30,13 +30,12 @@ class RoundRobin:
     the sum of those who took part.
     """
 
-    __slots__ = ("_credits", "_endpoints", "_random", "_weights")
+    __slots__ = ("_credits", "_endpoints", "_weights")
 
     def __init__(self, endpoints: Sequence[Endpoint], random_: random.Random) -> None:
         self._endpoints = tuple(endpoints)
         self._weights = tuple(endpoint.weight for endpoint in endpoints)
         self._credits = [0] * len(self._endpoints)
-        self._random = random_
         # The sequence repeats after sum(weights) picks; beginning anywhere in it keeps the shares exact. Random
         # credits instead would take as long to even out as they are large.
         total = sum(self._weights)
@@ -63,7 +62,7 @@ class RoundRobin:
 
 
 class Random:
-    """By chance, in proportion to weight, independent of everything else. O(log endpoints) per pick."""
+    """By chance, in proportion to weight, independent of everything else. O(log endpoints), O(endpoints) on a retry."""
 
     __slots__ = ("_bounds", "_endpoints", "_random")
 
@@ -99,7 +98,9 @@ class LeastRequest:
         one = self._candidates.pick(avoid)
         if one is None:
             return None
-        two = self._candidates.pick((*avoid, one))
+        two = self._candidates.pick(avoid)
+        if two is one:  # rare where there are many, and only then worth a walk through all; the chances are the same
+            two = self._candidates.pick((*avoid, one))
         if two is None:
             return one
         # (active + 1) / weight, without a division: what it would have with this request.
