@@ -13,7 +13,7 @@ from hotproxy.config.model import Config
 from hotproxy.control.admin import Admin
 from hotproxy.control.http_server import HttpServer
 from hotproxy.restarter.frames import Channel, ChannelClosed, FrameError, Message
-from hotproxy.restarter.log import log
+from hotproxy.restarter.log import WARNING, log
 from hotproxy.shm.cells import Slab
 from hotproxy.telemetry.stats import ClusterStats
 
@@ -75,7 +75,7 @@ class _Control:
             try:
                 message = channel.receive()
             except FrameError as error:
-                log("warning", f"control: a message was refused: {error}")
+                log(WARNING, f"control: a message was refused: {error}")
                 channel.send("UNKNOWN", {"kind": "?", "why": str(error)})
                 continue
             except ChannelClosed:
