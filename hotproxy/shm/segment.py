@@ -69,7 +69,7 @@ from hotproxy.shm.schema import CELLS, Stat, encode_entry
 
 __all__ = ["Segment", "Vitals", "segment_name"]
 
-# A chained object has room for this many slabs of the size that did not fit, so that chains stay short.
+# A chained object has room for this many slabs, so that chains stay short: two generations of some workers each.
 SLABS_PER_OBJECT: Final = 16
 
 
@@ -228,7 +228,7 @@ class Segment:
                 self._commit(shared, b"".join(entries[begun:index]), missing[begun:index])
                 begun, length = index, 0
                 if shared.number + 1 == len(self.objects):
-                    self._chain(sum(map(len, entries[index:])), 0)
+                    self._chain(sum(map(len, entries[index:])), 0, 0)
                 shared = self.objects[shared.number + 1]
             length += len(entry)
         self._commit(shared, b"".join(entries[begun:]), missing[begun:])
@@ -322,7 +322,8 @@ class Segment:
             offset = self._gap(shared, size) if listable else None
             if offset is not None:
                 return shared, offset
-        shared = self._chain(0, size)
+        # Retired totals come in two buffers, each as long as the slabs that will follow it.
+        shared = self._chain(0, size, SLABS_PER_OBJECT * (size if for_slab else size // 2))
         return shared, shared.arena
 
     def _gap(self, shared: SharedObject, size: int) -> int | None:
@@ -338,22 +339,23 @@ class Segment:
             position = max(position, align(offset + length, CACHE_LINE_BYTES))
         return position if shared.holds(position, size) else None
 
-    def _chain(self, schema_bytes: int, arena_bytes: int) -> SharedObject:
-        """One object more, listed in the base when it is complete."""
+    def _chain(self, schema_bytes: int, arena_bytes: int, spare_bytes: int) -> SharedObject:
+        """One object more, listed in the base when it is complete. Where /dev/shm is small (a container's has 64 MiB),
+        it does without `spare_bytes`."""
         base = self.objects[0]
         number = len(self.objects)
         if number == MAX_OBJECTS:
             raise ShmError(f"shared memory {self.name} has {number} objects already, more are not possible")
         remove_object(object_name(self.name, number))  # one that a killed supervisor made and did not list
-        shared = SharedObject.create(
-            self.name,
-            number,
-            base.get(O_NONCE),
-            base.map[O_BOOT_ID : O_BOOT_ID + 16],
-            max(SCHEMA_BYTES, schema_bytes),
-            DIRECTORY_ENTRIES,
-            max(BASE_OBJECT_BYTES, SLABS_PER_OBJECT * arena_bytes),
-        )
+        nonce, boot = base.get(O_NONCE), base.map[O_BOOT_ID : O_BOOT_ID + 16]
+        schema_bytes = max(SCHEMA_BYTES, schema_bytes)
+        ample = max(BASE_OBJECT_BYTES, arena_bytes + spare_bytes)
+        try:
+            shared = SharedObject.create(self.name, number, nonce, boot, schema_bytes, DIRECTORY_ENTRIES, ample)
+        except ShmError:
+            if not spare_bytes:
+                raise
+            shared = SharedObject.create(self.name, number, nonce, boot, schema_bytes, DIRECTORY_ENTRIES, arena_bytes)
         shared.publish()
         fence()
         base.put(O_OBJECTS, number + 1)

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import resource
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from hotproxy.shm.liveness import start_time
 from hotproxy.shm.memory import SharedObject, open_objects
 from hotproxy.shm.reader import HistogramValue, read
 from hotproxy.shm.schema import COUNTER, GAUGE, HISTOGRAM, INSTANCE_GAUGE, SchemaError, Stat
-from hotproxy.shm.segment import Segment
+from hotproxy.shm.segment import SLABS_PER_OBJECT, Segment
 from hotproxy.shm.server_stats import RESTARTS, server_stats
 
 STATS = [
@@ -344,6 +345,36 @@ def test_a_full_dev_shm_is_a_clear_error(shm_name):
         SharedObject.create(shm_name, 0, 1, bytes(16), 64, 1, limit)
     with pytest.raises(ShmAbsent):
         open_objects(shm_name)
+
+
+def test_a_small_dev_shm_is_used_to_its_end(shm_name):
+    """800 clusters reserved 87 MiB for slabs that might come, and a container with 64 MiB refused to start."""
+    segment = Segment.create(shm_name)
+    stats = [Stat(f"cluster.{number}.upstream_rq_time", HISTOGRAM) for number in range(1000)]  # a slab of 2.7 MB
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, before[1]))  # stands for a small tmpfs; Python ignores SIGXFSZ
+    try:
+        segment.add_stats(stats)
+        slabs = [start(segment, slot=slot) for slot in range(2)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    for slab in slabs:
+        slab.histogram("cluster.999.upstream_rq_time").record(1)
+        slab.close()
+    assert values(segment)["cluster.999.upstream_rq_time"] == HistogramValue(2, 2, ((1, 2),))
+    segment.close()
+
+
+def test_spare_room_is_for_slabs_not_for_totals(shm_name):
+    segment = Segment.create(shm_name)
+    segment.add_stats([Stat(f"cluster.{number}.upstream_rq_time", HISTOGRAM) for number in range(1000)])
+    slab_bytes = layout.slab_bytes(segment.schema.cells)
+    assert segment.objects[-1].arena_bytes < (SLABS_PER_OBJECT + 3) * slab_bytes
+    slabs = [start(segment, slot=slot) for slot in range(SLABS_PER_OBJECT)]
+    assert len(segment.objects) == 2
+    for slab in slabs:
+        slab.close()
+    segment.close()
 
 
 def test_names_of_two_runtime_dirs_differ(tmp_path):
