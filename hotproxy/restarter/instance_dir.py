@@ -20,20 +20,32 @@ class InstanceLock:
     def __init__(self, directory: Path, instance: str) -> None:
         """Raises HotproxyError when another supervisor runs this instance: names its pid."""
         self.path = directory / "lock"
-        try:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-        except OSError as error:
-            raise HotproxyError(f"{self.path}: {error.strerror}", EXIT_NOT_PERMITTED) from None
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip()
+        while True:
+            try:
+                self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+            except OSError as error:
+                raise HotproxyError(f"{self.path}: {error.strerror}", EXIT_NOT_PERMITTED) from None
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip()
+                os.close(self._fd)
+                raise HotproxyError(
+                    f"instance '{instance}' is already running (pid {holder or 'unknown'}, {self.path})", EXIT_REFUSED
+                ) from None
+            if self._is_there():
+                break
             os.close(self._fd)
-            raise HotproxyError(
-                f"instance '{instance}' is already running (pid {holder or 'unknown'}, {self.path})", EXIT_REFUSED
-            ) from None
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def _is_there(self) -> bool:
+        """False when the file that is locked was removed by its last holder between our open and our lock: the next
+        supervisor would lock another file of that name."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.lstat(self.path))
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         """At a clean end: the file goes first, while nobody else can hold it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import selectors
 import socket
@@ -213,6 +214,25 @@ def test_the_lock_is_held_by_one_and_dies_with_it(tmp_path: Path) -> None:
     lock.release()
     assert list(tmp_path.iterdir()) == []
     InstanceLock(tmp_path, "web").release()
+
+
+def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened before the last holder removed it and locked after: the next one would have had a second lock."""
+    flock = fcntl.flock
+    removed: list[str] = []
+
+    def remove_first(fd: int, operation: int) -> None:
+        if not removed:
+            (tmp_path / "lock").unlink()
+            removed.append("lock")
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    lock = InstanceLock(tmp_path, "web")
+    assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+    with pytest.raises(HotproxyError, match="already running"):
+        InstanceLock(tmp_path, "web")
+    lock.release()
 
 
 def test_a_log_line_has_its_priority_only_for_the_journal(
