@@ -17,7 +17,7 @@ from hotproxy.shm.reader import Reading, read
 from hotproxy.telemetry import prometheus, text
 
 PATHS: Final = {
-    "/ready": "200 LIVE while this proxy takes new connections, else 503",
+    "/ready": "200 LIVE while this proxy wants new connections, else 503 (after `hotproxy drain`, too)",
     "/stats": "every counter; ?filter=REGEX, ?format=text|json|prometheus",
     "/stats/prometheus": "every counter as Prometheus scrapes them",
     "/server_info": "version, state, uptime, epoch",
@@ -31,16 +31,16 @@ JSON_TYPE: Final = "application/json"
 class Admin:
     """Answers from shared memory alone, so that it is right for every generation at once."""
 
-    def __init__(self, segment_name: str, epoch: int, accepting: Callable[[], bool]) -> None:
+    def __init__(self, segment_name: str, epoch: int, is_ready: Callable[[], bool]) -> None:
         self._segment_name = segment_name
         self._epoch = epoch
-        self._accepting = accepting
+        self._is_ready = is_ready
 
     async def answer(self, request: Request) -> Reply:
         if request.method not in ("GET", "HEAD"):
             return Reply(405, b"the admin API is read only\n", headers=[("allow", "GET, HEAD")])
         if request.path == "/ready":
-            return Reply(200, b"LIVE\n") if self._accepting() else Reply(503, b"DRAINING\n")
+            return Reply(200, b"LIVE\n") if self._is_ready() else Reply(503, b"DRAINING\n")
         if request.path == "/":
             return Reply(200, "".join(f"{path}  {does}\n" for path, does in PATHS.items()).encode())
         if request.path not in PATHS:
@@ -56,7 +56,7 @@ class Admin:
     def _server_info(self, reading: Reading) -> dict[str, object]:
         return {
             "version": __version__,
-            "state": "LIVE" if self._accepting() else "DRAINING",
+            "state": "LIVE" if self._is_ready() else "DRAINING",
             "uptime_current_epoch_s": reading.values["server.uptime"],
             "hot_restart_epoch": self._epoch,
             "concurrency": reading.values["server.concurrency"],

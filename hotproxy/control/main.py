@@ -48,12 +48,13 @@ class _Control:
     def __init__(self, start: ControlStart) -> None:
         self._start = start
         self._accepting = False
+        self._draining = False  # `hotproxy drain`: still serving, no longer ready
         self._leaving = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def live(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
-        admin = Admin(self._start.segment_name, self._start.epoch, lambda: self._accepting)
+        admin = Admin(self._start.segment_name, self._start.epoch, self._is_ready)
         self._server = HttpServer(admin.answer)
         loop.add_reader(self._start.channel.fileno(), self._on_channel)
         self._tick()
@@ -62,6 +63,9 @@ class _Control:
         await self._leaving.wait()
         self._stop_accepting()
         await self._server.close(GRACE_S)
+
+    def _is_ready(self) -> bool:
+        return self._accepting and not self._draining
 
     def _tick(self) -> None:
         assert self._loop is not None
@@ -95,9 +99,13 @@ class _Control:
         elif message.kind == "ACCEPT_OFF":
             self._stop_accepting()
             channel.send("ACCEPT_STOPPED")
+        elif message.kind == "DRAIN" and message.fields["deadline_s"] == 0.0:
+            self._draining = True
+        elif message.kind == "UNDRAIN":
+            self._draining = False
         elif message.kind in ("DRAIN", "KILL"):
             self._leaving.set()
-        elif message.kind not in ("REOPEN_LOGS", "UNDRAIN"):
+        elif message.kind != "REOPEN_LOGS":
             channel.send("UNKNOWN", {"kind": message.kind, "why": "not for the control process"})
 
     def _start_accepting(self) -> None:

@@ -287,7 +287,7 @@ class Zygote:
 
     def _on_accepting(self, child: Child) -> None:
         self._set_state(child, "accepting")
-        if self._soft_drain and child.role == WORKER:
+        if self._soft_drain:
             child.outbox.post("DRAIN", {"deadline_s": 0.0})
         if self._phase is Phase.OPENING and self._seats.all_are("accepting"):
             self._phase = Phase.SERVING
@@ -340,10 +340,9 @@ class Zygote:
             self._loop.stop()
 
     def _drain_softly(self, drain: bool) -> None:
-        """Slots only; the control process has no connections to end."""
+        """Everybody only says so: the slots in their answers, the control process in its readiness."""
         self._soft_drain = drain
-        for child in self._seats.workers:
-            child.outbox.post(*(("DRAIN", {"deadline_s": 0.0}) if drain else ("UNDRAIN",)))
+        self._seats.tell_all(*(("DRAIN", {"deadline_s": 0.0}) if drain else ("UNDRAIN",)))
 
     def _fail(self, why: str) -> None:
         """Before anybody accepts, all end. In `opening` the supervisor says what becomes of connections; later it is

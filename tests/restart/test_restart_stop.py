@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from pathlib import Path
 
 import psutil
@@ -108,3 +109,34 @@ def test_listeners_come_and_go_at_a_reload(short_path: Path, nginx_address: str)
             eventually(refused, "the removed listener to refuse")
             counts = load.stop()
         assert counts["failures"] == {}, f"{counts}\n{proxy.log_text()}"
+
+
+def test_drain_tells_the_balancer_and_goes_on_serving(short_path: Path, nginx_address: str) -> None:
+    """Readiness said LIVE all the time, so the balancer in front went on sending clients."""
+    with instance(short_path, config(nginx_address)) as proxy:
+        admin = next(short_path.rglob("admin.sock"))
+        web = ("127.0.0.1", proxy.port("web"))
+
+        def ready() -> bytes:
+            return _ask(socket.AF_UNIX, str(admin), b"/ready")[0].split(b" ")[1]
+
+        assert ready() == b"200"
+        assert proxy.command("drain").returncode == 0
+        eventually(lambda: ready() == b"503", "not ready any more")
+        head = _ask(socket.AF_INET, web, b"/")
+        assert head[0].startswith(b"HTTP/1.1 200 ") and b"connection: close" in [line.lower() for line in head]
+        assert proxy.reload().returncode == 0
+        eventually(lambda: ready() == b"503", "the next generation is no readier")
+        assert proxy.command("drain", "--undo").returncode == 0
+        eventually(lambda: ready() == b"200", "ready again")
+
+
+def _ask(family: socket.AddressFamily, address: object, path: bytes) -> list[bytes]:
+    """The lines of the answer's head."""
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.connect(address)
+        sock.sendall(b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n" % path)
+        received = b""
+        while b"\r\n\r\n" not in received and (data := sock.recv(65536)):
+            received += data
+        return received.partition(b"\r\n\r\n")[0].split(b"\r\n")
