@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 
 import click
+import h11
 
 from hotproxy.cli.listen import loopback_addresses, open_listener
 from hotproxy.control.http_server import HttpServer, Reply, Request
@@ -23,7 +25,11 @@ from hotproxy.errors import EXIT_USAGE, HotproxyError
 @click.option("--header", "headers", multiple=True, metavar="'K: V'", help="Added to each answer; may be repeated.")
 def respond(body: str | None, listen: str, status: int, delay_s: float, headers: tuple[str, ...]) -> None:
     """Answer every request with BODY; without BODY, with a JSON description of the request."""
-    extra = [_header(header) for header in headers]
+    given = [_header(header) for header in headers]
+    extra = [(name, value) for name, value in given if name.lower() != "content-type"]
+    types = [value for name, value in given if name.lower() == "content-type"]
+    default = "application/json" if body is None else "text/plain; charset=utf-8"
+    content_type = types[-1] if types else default
     sockets = [open_listener(address) for address in loopback_addresses(listen)]
     names = [_name(sock) for sock in sockets]
 
@@ -31,14 +37,17 @@ def respond(body: str | None, listen: str, status: int, delay_s: float, headers:
         if delay_s:
             await asyncio.sleep(delay_s)
         if body is not None:
-            return Reply(status, body.encode(), headers=extra)
+            return Reply(status, body.encode(), content_type, extra)
         seen = {"method": request.method, "path": request.path, "query": request.query, "origin": names[0]}
-        return Reply(status, json.dumps({**seen, "pid": os.getpid()}).encode() + b"\n", "application/json", extra)
+        return Reply(status, json.dumps({**seen, "pid": os.getpid()}).encode() + b"\n", content_type, extra)
 
     async def serve() -> None:
+        stopped = asyncio.Event()
+        # Not the default, which would leave a unix socket's file behind, and the next start an address in use.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
         HttpServer(answer).start_accepting(sockets)
         click.echo(f"responding on {', '.join(names)}")
-        await asyncio.Event().wait()
+        await stopped.wait()
 
     try:
         asyncio.run(serve())
@@ -52,9 +61,14 @@ def respond(body: str | None, listen: str, status: int, delay_s: float, headers:
 
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
-    if not colon or not name.strip() or any(byte in text for byte in "\r\n\0"):
-        raise HotproxyError(f"--header '{text}' is not of the form 'name: value'", EXIT_USAGE)
-    return name.strip(), value.strip()
+    header = name.strip(), value.strip()
+    try:
+        if colon:
+            h11.Response(status_code=200, headers=[header])
+            return header
+    except (h11.LocalProtocolError, UnicodeEncodeError):  # a name or value that could not be sent
+        pass
+    raise HotproxyError(f"--header '{text}' is not of the form 'name: value'", EXIT_USAGE)
 
 
 def _name(sock: socket.socket) -> str:
