@@ -12,6 +12,8 @@ from hotproxy.errors import HotproxyError
 # Longer than the deadlines of a restart together, so that the supervisor's own reason arrives first.
 RELOAD_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 3600.0
+# The supervisor gives up a reload after --timeout; its reason is worth waiting for a little longer.
+ANSWER_S = 5.0
 
 
 @click.command()
@@ -29,9 +31,11 @@ def reload(globals_: Globals, timeout_s: float) -> None:
 
     Exit code 1 and the reason when it is refused: the running generation serves on as if nothing had been asked.
     """
-    answer = ask(places.find(globals_.instance, globals_.runtime_dir), "reload", {"timeout_s": timeout_s}, timeout_s)
+    place = places.find(globals_.instance, globals_.runtime_dir)
+    answer = ask(place, "reload", {"timeout_s": timeout_s}, timeout_s + ANSWER_S)
     if not answer.ok:
-        raise HotproxyError(f"reload refused: {answer.reason}")
+        separator = "\n" if "\n" in answer.reason else " "  # the mistakes of a config keep their columns
+        raise HotproxyError(f"reload refused:{separator}{answer.reason}")
     click.echo(answer.reason)
 
 

@@ -64,7 +64,9 @@ class Line:
             if message.kind == "UNKNOWN":
                 raise HotproxyError(f"the supervisor does not understand '{verb}': {message.fields['why']}")
             return Answer(message.fields["ok"], message.fields["reason"], message.fields["data"])
-        raise HotproxyError(f"the supervisor (pid {self.supervisor_pid}) did not answer '{verb}' in {timeout_s:g}s")
+        raise HotproxyError(
+            f"the supervisor (pid {self.supervisor_pid}) did not answer '{verb}' in {timeout_s:g}s", EXIT_UNREACHABLE
+        )
 
     def wait_gone(self, timeout_s: float) -> bool:
         """True once the supervisor's process has ended."""
