@@ -14,11 +14,15 @@ import stat
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from hotproxy.restarter.hello import WantedAddress
 from hotproxy.restarter.holders import holders_of_port, name_of
 
 OursAsker = Callable[[int], bool]
+
+# Who refused the first probe may be gone when we look who it was: an orphan that leaves at this very moment.
+PROBES: Final = 3
 
 
 class BindRefused(Exception):
@@ -36,17 +40,20 @@ def bind_tcp(address: WantedAddress, port: int, is_ours: OursAsker | None) -> so
 
 
 def _probe(address: WantedAddress, port: int, is_ours: OursAsker) -> None:
-    try:
-        _bind(address.host, port, reuse_port=False).close()
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
+    for _ in range(PROBES):
+        try:
+            _bind(address.host, port, reuse_port=False).close()
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
         holders = holders_of_port(port)
         strangers = [holder for holder in holders if not is_ours(holder.pid)]
-        if holders and not strangers:
+        if strangers:
+            raise BindRefused(f"{address.text}: address in use by {', '.join(str(holder) for holder in strangers)}")
+        if holders:
             return
-        by = f" by {', '.join(str(holder) for holder in strangers)}" if strangers else ""
-        raise BindRefused(f"{address.text}: address in use{by}") from None
+    raise BindRefused(f"{address.text}: address in use")
 
 
 def _bind(host: str, port: int, reuse_port: bool) -> socket.socket:

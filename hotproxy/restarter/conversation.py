@@ -11,7 +11,7 @@ from hotproxy.restarter.frames import PROTOCOL_VERSION, Channel, FrameError, Mes
 from hotproxy.restarter.generation import ON_TRIAL, Event, State
 from hotproxy.restarter.hello import MAX_SLOTS, HelloError, parse
 from hotproxy.restarter.live import Ears, LiveGeneration, Member
-from hotproxy.restarter.log import WARNING, log
+from hotproxy.restarter.log import NOTICE, WARNING, log
 from hotproxy.restarter.spawn import describe_exit
 from hotproxy.shm.layout import LAYOUT_VERSION, ROLES, ShmError
 
@@ -83,6 +83,9 @@ class Conversation:
                 self._refuse(live, "HELLO", str(error))
                 return
             live.hello = hello
+            if hello.supervisor_digest != self._supervisor.code:
+                text = f"generation {live.epoch} comes with other code for the supervisor"
+                log(NOTICE, f"{text}, which goes on with its own until hotproxy is stopped and started")
         self._supervisor.handle(live, Event.HELLO)
 
     def _on_slab(self, live: LiveGeneration, message: Message) -> None:

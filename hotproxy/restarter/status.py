@@ -38,7 +38,7 @@ def _state(supervisor: Supervisor, serves: bool) -> str:
 
 
 def _generation(supervisor: Supervisor, live: LiveGeneration) -> dict[str, Any]:
-    control = next((member.pid for member in live.members.values() if member.role == "control"), 0)
+    control = next((member.pid for member in live.members.values() if member.role == "control"), None)
     slots = [
         {
             "slot": member.slot,
@@ -51,8 +51,9 @@ def _generation(supervisor: Supervisor, live: LiveGeneration) -> dict[str, Any]:
     if live.state is State.ACTIVE:
         taken = {slot["slot"] for slot in slots}
         down = [slot for slot in range(live.slots) if slot not in taken]
-        slots += [{"slot": slot, "pid": 0, "state": "down", "connections": 0} for slot in down]
-    slots.sort(key=lambda slot: (slot["slot"], slot["pid"]))
+        # No pid, rather than 0: to `kill` that would be the caller's whole process group.
+        slots += [{"slot": slot, "pid": None, "state": "down", "connections": 0} for slot in down]
+    slots.sort(key=lambda slot: (slot["slot"], slot["pid"] or 0))
     return {
         "epoch": live.epoch,
         "state": live.state.value,

@@ -21,6 +21,7 @@ from hotproxy.errors import EXIT_OK, EXIT_REFUSED, HotproxyError
 from hotproxy.restarter.actions import Actions
 from hotproxy.restarter.commands import Caller, CommandSocket
 from hotproxy.restarter.conversation import Conversation
+from hotproxy.restarter.digest import supervisor_code
 from hotproxy.restarter.generation import ACCEPTING_STATES, ON_TRIAL, Event, State, step
 from hotproxy.restarter.heartbeats import LATE_TICKS, TICK_S, Heartbeats
 from hotproxy.restarter.hello import NO_LIMIT_S
@@ -66,6 +67,7 @@ class Supervisor:
         self.restarts = Restarts(self.loop, self)
         self.notifier = Notifier()
         self.started_s = self.loop.now_s()
+        self.code = supervisor_code()
         self._generations: list[LiveGeneration] = []
         self._events: deque[tuple[LiveGeneration, Event]] = deque()
         self._handling = False

@@ -17,6 +17,10 @@ from hotproxy.config import ConfigErrors, load, render_text
 from hotproxy.config.address import Address
 from hotproxy.config.model import Config
 from hotproxy.control import main as control_main
+from hotproxy.proxy import connection_manager, tcp_proxy
+from hotproxy.proxy.connection_manager import ConnectionManager
+from hotproxy.proxy.tcp_proxy import TcpProxy
+from hotproxy.restarter.digest import supervisor_code
 from hotproxy.restarter.frames import PROTOCOL_VERSION
 from hotproxy.restarter.hello import Deadlines, Hello, WantedAddress, WantedListener
 from hotproxy.shm.layout import LAYOUT_VERSION
@@ -51,8 +55,8 @@ class HotproxyProgram:
             version=__version__,
             protocol=PROTOCOL_VERSION,
             layout=LAYOUT_VERSION,
-            supervisor_digest="",
-            codecs={},
+            supervisor_digest=supervisor_code(),
+            codecs={ConnectionManager.kind: connection_manager.DUMP_VERSION, TcpProxy.kind: tcp_proxy.DUMP_VERSION},
         )
 
     @staticmethod
