@@ -37,7 +37,6 @@ from hotproxy.proxy.stream import Stream
 from hotproxy.proxy.tunnel import Tunnel
 
 DUMP_VERSION: Final = 1
-
 # Pipelined requests that are not looked at yet; as much as one read brings. The client may keep more in its socket.
 MAX_WAITING_BYTES: Final = 64 * 1024
 
@@ -344,14 +343,16 @@ class ConnectionManager:
                 self._rest()
         elif self._phase != HEAD:
             self._enter(HEAD, self.listener.request_headers_timeout_s)
-        # Without a stream, what is read would begin the next one: not while the client does not take its answers.
-        crowded = connection.pressed if self.stream is None else codec.buffered_bytes >= MAX_WAITING_BYTES
+        self.update_crowded()
+
+    def update_crowded(self) -> None:
+        """Without a stream, what is read would begin the next one: not while the client does not take its answers."""
+        connection = self.connection
+        crowded = connection.pressed if self.stream is None else self.codec.buffered_bytes >= MAX_WAITING_BYTES
         if crowded != self._crowded:
             self._crowded = crowded
-            if crowded:
-                connection.read_disable()
-            else:
-                connection.read_enable()
+            switch = connection.read_disable if crowded else connection.read_enable
+            switch()
 
     def _rest(self) -> None:
         """Between requests."""

@@ -39,6 +39,7 @@ class Tunnel:
         early = manager.codec.take_buffered()
         if early:
             self.decode_raw(early)
+        manager.update_crowded()  # a client that did not wait for the 101 may have sent more than we let wait
         upstream.flush()
         if manager.connection.read_closed:
             upstream.connection.shutdown_write()

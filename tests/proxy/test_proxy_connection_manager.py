@@ -375,6 +375,15 @@ def test_an_upgraded_connection_carries_bytes(book: Book) -> None:
     ]  # fmt: skip
 
 
+def test_a_client_that_sends_much_before_the_switch_is_read_on_after_it(book: Book) -> None:
+    """It used to wait until the idle timeout: nobody gave it back its turn."""
+    play = book()
+    play(("down", WEBSOCKET), ("down", b"x" * MAX_WAITING_BYTES))
+    assert not play.is_read("down")
+    assert play(("up", SWITCH)) == [("up", b"x" * MAX_WAITING_BYTES), ("down", SWITCH)]
+    assert play.is_read("down")
+
+
 def test_each_direction_of_a_tunnel_ends_on_its_own(book: Book) -> None:
     play = book()
     play(("down", WEBSOCKET), ("up", SWITCH))
