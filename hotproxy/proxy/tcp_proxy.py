@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Final
 
 from hotproxy.clock import Timer
 from hotproxy.errors import DOWNSTREAM_DISCONNECT, DRAIN_DEADLINE, NO_CLUSTER, NO_HEALTHY_UPSTREAM, Reason
@@ -160,13 +160,15 @@ class TcpProxy:
         endpoint.active += 1
         cluster.stats.upstream_cx_active.add(1)
 
-    def _leave_endpoint(self) -> None:
+    def _leave_endpoint(self, moved: bool = False) -> None:
+        """`moved`: the connection to it goes on elsewhere."""
         endpoint, self._endpoint = self._endpoint, None
         if endpoint is not None:
             assert self._cluster is not None
             endpoint.active -= 1
             self._cluster.stats.upstream_cx_active.add(-1)
-            self._cluster.stats.upstream_cx_destroy.inc()
+            if not moved:
+                self._cluster.stats.upstream_cx_destroy.inc()
 
     def on_connect_failed(self, reason: Reason, error: str) -> None:
         cluster, endpoint = self._cluster, self._endpoint
@@ -358,13 +360,13 @@ class TcpProxy:
         info = self._info
         info.rx_bytes, info.tx_bytes = self._counted[0], self._counted[1]
         info.end_s = self._runtime.clock.now_s()
+        self._leave_endpoint()
         self._let_go()
         if self._listener.access_log is not None:
             self._listener.access_log.log(info)
         owner.on_connection_closed(self)
 
     def _let_go(self) -> None:
-        self._leave_endpoint()
         self._idle.drop()
         self._down.drop()
         self._up.drop()
@@ -408,6 +410,7 @@ class TcpProxy:
         self._stop_connecting()
         self.state = DONE
         self._owner = None
+        self._leave_endpoint(moved=bool(socks[1:]))
         self._let_go()
         return socks
 
@@ -420,36 +423,51 @@ class TcpProxy:
         owner: DownstreamOwner,
         runtime: Runtime,
     ) -> TcpProxy:
-        """The connection that `dump` described, not started. ValueError for a kind or version it does not know."""
+        """The connection that `dump` described, not started. ValueError for a kind, version or shape it does not know;
+        then nothing has been counted, and the descriptors are still the caller's."""
         if state.get("kind") != cls.kind or state.get("version") != DUMP_VERSION:
             raise ValueError(f"a connection of kind {state.get('kind')!r}, version {state.get('version')!r}")
-        up_state = state["up"]
+        match state:
+            case {
+                "info": list() as info,
+                "endpoint": str() as endpoint,
+                "tried": list() as tried,
+                "early": bytes() as early,
+                "idle_deadline_s": float() as idle_deadline_s,
+                "counted": [int(), int(), int(), int()] as counted,
+                "down": down_state,
+                "up": up_state,
+            }:
+                pass
+            case _:
+                raise ValueError("a TCP connection's state of another shape")
         if len(socks) != (1 if up_state is None else 2):
             raise ValueError(f"{len(socks)} descriptors came with the connection")
         self = cls.__new__(cls)
-        self._build(listener, owner, runtime, StreamInfo.load(cast("list[object]", state["info"])))
-        self._counted = list(cast("list[int]", state["counted"]))
-        names = cast("list[str]", state["tried"])
-        self._tried = [endpoint for endpoint in self._endpoints() if endpoint.name in names]
-        self._early += cast(bytes, state["early"])
-        runtime.buffered.add(len(self._early))
-        down = Connection.load(socks[0], state["down"], self._down, runtime.loop, runtime.wheel, runtime.buffered)
-        self._down.connection = down
-        if up_state is None:
-            if len(self._early) >= EARLY_BYTES:
-                self._early_disabled = True
-                down.read_disable()
-        else:
-            up = Connection.load(socks[1], up_state, self._up, runtime.loop, runtime.wheel, runtime.buffered)
-            self._up.connection = up
+        self._build(listener, owner, runtime, StreamInfo.load(info))
+        loop, wheel, buffered = runtime.loop, runtime.wheel, runtime.buffered
+        down = self._down.connection = Connection.load(socks[0], down_state, self._down, loop, wheel, buffered)
+        if up_state is not None:
+            try:
+                up = self._up.connection = Connection.load(socks[1], up_state, self._up, loop, wheel, buffered)
+            except ValueError:
+                down.detach()
+                raise
             self.state = PIPING
             if up.pressed:
                 down.read_disable()
             if down.pressed:
                 up.read_disable()
-            self._find_endpoint(cast(str, state["endpoint"]))
+            self._find_endpoint(endpoint)
+        elif len(early) >= EARLY_BYTES:
+            self._early_disabled = True
+            down.read_disable()
+        self._counted = list(counted)
+        self._tried = [each for each in self._endpoints() if each.name in tried]
+        self._early += early
+        buffered.add(len(early))
         self._moved = self._bytes_moved()
-        self._idle.deadline_s = cast(float, state["idle_deadline_s"])  # armed by `start`
+        self._idle.deadline_s = idle_deadline_s  # armed by `start`
         return self
 
     def _endpoints(self) -> Sequence[Endpoint]:

@@ -539,6 +539,42 @@ def test_what_it_does_not_know_it_refuses(make, change):
         TcpProxy.load(state, [bench.client, bench.client], process.listener, process, process.runtime)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"info": []}, {"info": None}, {"endpoint": None}, {"tried": "127.0.0.1:1"}, {"early": "text"}, {"counted": [1]},
+        {"idle_deadline_s": "soon"}, {"down": None}, {"down": {}}, {"up": {}}, {"up": 7}, {"up": {"version": 1}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_state_is_refused_and_counts_nothing(make, change):
+    """Half of it was counted as buffered for ever, or a KeyError ended the worker's whole handoff."""
+    bench = make()
+    bench.start()
+    bench.connect()
+    state = bench.proxy.dump()
+    state["down"]["pending"] = b"on its way"
+    state["early"] = b"early"
+    state |= change
+    process = bench.process
+    before = process.runtime.buffered.value
+    with pytest.raises(ValueError):  # each says something else
+        TcpProxy.load(state, [bench.client, bench.client], process.listener, process, process.runtime)
+    assert process.runtime.buffered.value == before
+    assert bench.client.fileno() >= 0
+
+
+def test_a_connection_that_moves_is_not_destroyed(make):
+    """Each move counted one, so after a restart more connections had ended than had ever begun."""
+    bench = make()
+    bench.start()
+    bench.connect()
+    left = bench.process
+    bench.move()
+    stats = left.runtime.snapshot.clusters["db"].stats
+    assert (stats.upstream_cx_active.value, stats.upstream_cx_destroy.value) == (0, 0)
+
+
 @pytest.mark.parametrize("end", ["both close", "client resets", "refused"])
 def test_what_ended_does_not_wait_for_a_garbage_collection(end):
     """Workers make no full collections: a cycle would stay for ever."""
