@@ -35,7 +35,7 @@ def proxy(globals_: Globals, from_: str, to: tuple[str, ...], workers: int | Non
     addresses = [listen.with_free_port(address) for address in addresses]
     instance = globals_.instance if globals_.instance != "default" else _instance_name(addresses[0])
     place = places.make(instance, globals_.runtime_dir)
-    path = write_config(place, render_config(addresses, endpoints))
+    path = write_config(place, render_config(addresses, endpoints).encode())
     shown = str(addresses[0]) if addresses[0].family == "unix" else f"http://{addresses[0]}"
     click.echo(f"{shown} -> {', '.join(to)}")
     where = f"--runtime-dir {shlex.quote(globals_.runtime_dir)} " if globals_.runtime_dir is not None else ""

@@ -12,6 +12,7 @@ import click
 from hotproxy.cli import place as places
 from hotproxy.cli.main import Globals
 from hotproxy.errors import HotproxyError
+from hotproxy.restarter.instance_dir import InstanceLock
 
 DEFAULT_CONFIG = "/etc/hotproxy/hotproxy.yaml"
 
@@ -23,18 +24,25 @@ DEFAULT_CONFIG = "/etc/hotproxy/hotproxy.yaml"
 def run(globals_: Globals, config: str, workers: int | None) -> None:
     """Run the proxy in the foreground. SIGHUP brings in new config and new code; SIGTERM drains and ends."""
     place = places.make(globals_.instance, globals_.runtime_dir)
-    path = write_config(place, sys.stdin.read()) if config == "-" else Path(config).absolute()
+    path = write_config(place, sys.stdin.buffer.read()) if config == "-" else Path(config).absolute()
     become_supervisor(place, path, workers)
 
 
-def write_config(place: places.Place, text: str) -> Path:
-    """Put a config that has no file of its own beside the instance's sockets (0600), so that a reload finds it."""
+def write_config(place: places.Place, text: bytes) -> Path:
+    """Put a config that has no file of its own beside the instance's sockets (0600), so that a reload finds it.
+
+    Raises HotproxyError when the instance runs already: the file there is what its next reload will read.
+    """
     path = place.directory / "config.yaml"
     part = path.with_suffix(".yaml.new")
-    part.unlink(missing_ok=True)
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    part.replace(path)
+    lock = InstanceLock(place.directory, place.instance)
+    try:
+        part.unlink(missing_ok=True)
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(text)
+        part.replace(path)
+    finally:
+        lock.release()  # the supervisor takes its own
     return path
 
 
