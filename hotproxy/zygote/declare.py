@@ -12,6 +12,8 @@ import socket
 from pathlib import Path
 from typing import Final
 
+from setproctitle import setproctitle
+
 from hotproxy import __version__
 from hotproxy.config import ConfigErrors, load, render_text
 from hotproxy.config.address import Address
@@ -46,6 +48,7 @@ class HotproxyProgram:
         self._config = config
         self._epoch = epoch
         self._segment_name = segment_name
+        self._instance_dir = instance_dir
         self.hello = Hello(
             epoch=epoch,
             slots=workers or config.workers or len(os.sched_getaffinity(0)),
@@ -64,6 +67,7 @@ class HotproxyProgram:
         return listener in (ADMIN_UNIX, ADMIN_TCP)
 
     def work(self, birth: Birth) -> int:
+        setproctitle(f"hotproxy: worker {birth.slot}, generation {self._epoch}, {self._instance_dir}")
         config = self._config
         sockets = [_listening(held) for held in birth.sockets]
         start = worker_main.WorkerStart(
@@ -72,6 +76,7 @@ class HotproxyProgram:
         return worker_main.run(start)
 
     def control(self, birth: Birth) -> int:
+        setproctitle(f"hotproxy: control, generation {self._epoch}, {self._instance_dir}")
         sockets = [held.sock for held in birth.sockets]
         start = control_main.ControlStart(
             self._config, self._epoch, sockets, birth.channel, birth.slab, self._segment_name
