@@ -171,7 +171,8 @@ class Restarts:
         if restart.patience is not None:
             restart.patience.cancel()
         reason = f"{text} ok in {duration_ms} ms" if ok else text
-        log(NOTICE if ok else ERROR, f"restart: {reason}" if ok else f"restart refused: {reason}")
+        what = "restart" if self._started else "start"
+        log(NOTICE if ok else ERROR, f"{what}: {reason}" if ok else f"{what} refused: {reason}")
         outcome = Outcome(ok, reason, duration_ms)
         self._current = None
         if self._started:
