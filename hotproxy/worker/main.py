@@ -68,8 +68,9 @@ def run(start: WorkerStart) -> int:
     try:
         worker = Worker(start, loop)
     except OSError as error:  # an access log that can't be opened
-        log(ERROR, f"cannot start: {error}")
-        start.channel.send("FAILED", {"why": str(error)})
+        why = error.strerror or str(error)
+        log(ERROR, f"cannot start: {why}")
+        start.channel.send("FAILED", {"why": why})
         return EXIT_FAILED
     try:
         return worker.run()

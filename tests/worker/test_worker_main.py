@@ -100,6 +100,7 @@ def test_a_worker_that_cannot_be_built_says_why(tmp_path):
     message = ours.receive()
     assert message is not None
     assert message.kind == "FAILED"
+    assert message.fields["why"].startswith("cannot write the access log ")  # it began with "[Errno 2]"
     assert "none/log" in message.fields["why"]
     ours.close()
     theirs.close()
