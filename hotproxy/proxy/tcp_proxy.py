@@ -15,8 +15,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from hotproxy.clock import Timer
-from hotproxy.errors import DOWNSTREAM_DISCONNECT, DRAIN_DEADLINE, NO_CLUSTER, NO_HEALTHY_UPSTREAM, Reason
+from hotproxy.errors import (
+    CONNECT_TIMEOUT,
+    DOWNSTREAM_DISCONNECT,
+    DRAIN_DEADLINE,
+    NO_CLUSTER,
+    NO_HEALTHY_UPSTREAM,
+    Reason,
+)
 from hotproxy.net.connection import Connection
+from hotproxy.proxy.byte_meter import ByteMeter, bytes_moved
 from hotproxy.proxy.filter_chain import DownstreamOwner, address_text
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import TcpListener
@@ -83,8 +91,8 @@ class TcpProxy:
     """A `DownstreamConnection`. `owner` is told once, when both descriptors are closed."""
 
     __slots__ = (
-        "_attempt", "_cluster", "_counted", "_down", "_early", "_early_disabled", "_endpoint", "_idle", "_info",
-        "_listener", "_moved", "_open_legs", "_owner", "_runtime", "_tried", "_up", "state",
+        "_attempt", "_cluster", "_down", "_early", "_early_disabled", "_endpoint", "_idle", "_info",
+        "_listener", "_meter", "_moved", "_open_legs", "_owner", "_runtime", "_tried", "_up", "state",
     )  # fmt: skip
 
     kind: Final = "tcp"
@@ -119,7 +127,7 @@ class TcpProxy:
         self._tried: list[Endpoint] = []
         self._idle = Timer(self, "idle")
         self._moved = 0  # bytes of both directions when the idle timer was armed last
-        self._counted = [0, 0, 0, 0]  # of rx and tx downstream, rx and tx upstream: what the stats have
+        self._meter = ByteMeter(listener.stats, self._cluster.stats if self._cluster is not None else None)
         self._open_legs = 0  # while CLOSING
 
     def start(self) -> None:
@@ -174,7 +182,9 @@ class TcpProxy:
         cluster, endpoint = self._cluster, self._endpoint
         assert cluster is not None and endpoint is not None
         self._attempt = None
-        cluster.stats.by_name(reason.counter).inc()
+        cluster.stats.upstream_cx_connect_fail.inc()  # a timeout is one too (Envoy)
+        if reason is CONNECT_TIMEOUT:
+            cluster.stats.upstream_cx_connect_timeout.inc()
         self._leave_endpoint()
         self._tried.append(endpoint)
         attempts = self._info.attempts
@@ -256,14 +266,11 @@ class TcpProxy:
         self._moved = self._bytes_moved()
         self._runtime.wheel.arm(self._idle, self._listener.idle_timeout_s)
 
+    def _count(self) -> None:
+        self._meter.count(self._down.connection, self._up.connection)
+
     def _bytes_moved(self) -> int:
-        down, up = self._down.connection, self._up.connection
-        moved = 0
-        if down is not None:
-            moved = down.rx_bytes + down.tx_bytes
-        if up is not None:
-            moved += up.rx_bytes + up.tx_bytes
-        return moved
+        return bytes_moved(self._down.connection, self._up.connection)
 
     def on_timeout(self, timer: Timer) -> None:
         if self._bytes_moved() != self._moved:  # a slow reader took something of what waits for it
@@ -331,26 +338,6 @@ class TcpProxy:
             self._runtime.buffered.add(-len(self._early))
             self._early = bytearray()
 
-    def _count(self) -> None:
-        """Bring the byte counters up to what the connections have moved."""
-        down, up, counted = self._down.connection, self._up.connection, self._counted
-        if down is not None:
-            stats = self._listener.stats
-            if down.rx_bytes != counted[0]:
-                stats.downstream_cx_rx_bytes_total.add(down.rx_bytes - counted[0])
-                counted[0] = down.rx_bytes
-            if down.tx_bytes != counted[1]:
-                stats.downstream_cx_tx_bytes_total.add(down.tx_bytes - counted[1])
-                counted[1] = down.tx_bytes
-        if up is not None and self._cluster is not None:
-            cluster_stats = self._cluster.stats
-            if up.rx_bytes != counted[2]:
-                cluster_stats.upstream_cx_rx_bytes_total.add(up.rx_bytes - counted[2])
-                counted[2] = up.rx_bytes
-            if up.tx_bytes != counted[3]:
-                cluster_stats.upstream_cx_tx_bytes_total.add(up.tx_bytes - counted[3])
-                counted[3] = up.tx_bytes
-
     def _finish(self) -> None:
         """Exactly once, as the last thing: counts, gauges, access log, owner."""
         owner, self._owner = self._owner, None
@@ -358,7 +345,7 @@ class TcpProxy:
         self.state = DONE
         self._count()
         info = self._info
-        info.rx_bytes, info.tx_bytes = self._counted[0], self._counted[1]
+        info.rx_bytes, info.tx_bytes = self._meter.counted[:2]
         info.end_s = self._runtime.clock.now_s()
         self._leave_endpoint()
         self._let_go()
@@ -392,7 +379,7 @@ class TcpProxy:
             "tried": [endpoint.name for endpoint in self._tried],
             "early": bytes(self._early),
             "idle_deadline_s": self._idle.deadline_s,
-            "counted": list(self._counted),
+            "counted": list(self._meter.counted),
             "down": down.dump(),
             "up": up.dump() if up is not None else None,
         }
@@ -462,7 +449,7 @@ class TcpProxy:
         elif len(early) >= EARLY_BYTES:
             self._early_disabled = True
             down.read_disable()
-        self._counted = list(counted)
+        self._meter.counted = list(counted)
         self._tried = [each for each in self._endpoints() if each.name in tried]
         self._early += early
         buffered.add(len(early))

@@ -316,6 +316,7 @@ def test_a_connect_that_takes_too_long(make):
     bench.turn()
     assert bench.info.flags == ("UF",)
     assert bench.process.stats.upstream_cx_connect_timeout.value == 1
+    assert bench.process.stats.upstream_cx_connect_fail.value == 1  # as for HTTP, and as Envoy counts
 
 
 def test_a_client_that_leaves_while_we_connect(make):
