@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hotproxy.errors import EXIT_NOT_PERMITTED, EXIT_UNREACHABLE, EXIT_USAGE, HotproxyError
+from hotproxy.errors import EXIT_NOT_PERMITTED, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, HotproxyError
 
 # It becomes part of a file name and of a shared-memory name (NAME_MAX 255 with prefix, digest and suffix).
 INSTANCE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -119,7 +119,8 @@ def _make_directory(place: Place) -> None:
         own = [place.runtime_dir, place.directory] if temporary else [place.directory]
         foreign = [directory for directory in own if not _is_own(directory)]
     except OSError as error:
-        raise HotproxyError(f"{place.directory} can't be made: {error.strerror}", EXIT_NOT_PERMITTED) from None
+        code = EXIT_NOT_PERMITTED if isinstance(error, PermissionError) else EXIT_REFUSED
+        raise HotproxyError(f"{place.directory} can't be made: {error.strerror}", code) from None
     if foreign:
         raise HotproxyError(
             f"{foreign[0]} must be a directory of this user (uid {os.getuid()}) that nobody else can write to",

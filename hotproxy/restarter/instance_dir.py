@@ -36,8 +36,12 @@ class InstanceLock:
             if self._is_there():
                 break
             os.close(self._fd)
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            self.release()
+            raise HotproxyError(f"{self.path}: {error.strerror}") from None
 
     def _is_there(self) -> bool:
         """False when the file that is locked was removed by its last holder between our open and our lock: the next

@@ -219,6 +219,8 @@ def remove_object(name: str) -> bool:
         return False
     except posix_ipc.PermissionsError:
         raise ShmError(f"shared memory {name} belongs to another user", EXIT_NOT_PERMITTED) from None
+    except OSError as error:  # a read-only /dev/shm
+        raise ShmError(f"shared memory {name} can't be removed: {error.strerror}") from None
     return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import selectors
 import socket
 from pathlib import Path
@@ -233,6 +234,17 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(tmp_path: Path, mon
     with pytest.raises(HotproxyError, match="already running"):
         InstanceLock(tmp_path, "web")
     lock.release()
+
+
+def test_a_full_disk_is_said_and_leaves_no_lock(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # Python ignores SIGXFSZ
+    try:
+        with pytest.raises(HotproxyError, match=r"/lock: File too large$"):
+            InstanceLock(tmp_path, "web")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    InstanceLock(tmp_path, "web").release()
 
 
 def test_a_log_line_has_its_priority_only_for_the_journal(
