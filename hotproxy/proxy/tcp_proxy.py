@@ -150,12 +150,12 @@ class TcpProxy:
         cluster = self._cluster
         if cluster is None:
             self._listener.stats.downstream_cx_no_route.inc()
-            self._end(NO_CLUSTER.flag, NO_CLUSTER.details)
+            self._end(NO_CLUSTER.details, NO_CLUSTER.flag)
             return
         endpoint = cluster.balancer.pick(self._tried)
         if endpoint is None:
             cluster.stats.by_name(NO_HEALTHY_UPSTREAM.counter).inc()
-            self._end(NO_HEALTHY_UPSTREAM.flag, NO_HEALTHY_UPSTREAM.details)
+            self._end(NO_HEALTHY_UPSTREAM.details, NO_HEALTHY_UPSTREAM.flag)
             return
         self._info.attempts += 1
         self._use(endpoint, cluster)
@@ -191,9 +191,11 @@ class TcpProxy:
         if attempts < self._listener.max_connect_attempts and len(self._tried) < len(cluster.endpoints):
             self._connect()
             return
-        if attempts > 1:
+        flags: tuple[str, ...] = (reason.flag,)
+        if attempts >= self._listener.max_connect_attempts:
             cluster.stats.upstream_cx_connect_attempts_exceeded.inc()
-        self._end(reason.flag, f"{reason.details[:-1]}|{error.replace(' ', '_')}}}")
+            flags += ("URX",)  # Envoy: "maximum connect attempts (TCP) was reached"
+        self._end(f"{reason.details[:-1]}|{error.replace(' ', '_')}}}", *flags)
 
     def on_connected(self, sock: socket.socket) -> None:
         self._attempt = None
@@ -247,16 +249,16 @@ class TcpProxy:
         other.connection.shutdown_write()
         self._progress()
         if other.connection.read_closed:
-            self._end("", "")
+            self._end("")
 
     def lose(self, leg: Leg) -> None:
         """One side was reset: what the endpoint had sent still goes to the client, nothing goes to the endpoint."""
         if not leg.is_upstream:
-            self._cut(DOWNSTREAM_DISCONNECT.flag, DOWNSTREAM_DISCONNECT.details)
+            self._cut(DOWNSTREAM_DISCONNECT.details, DOWNSTREAM_DISCONNECT.flag)
         elif self._info.upstream_first_byte_s == 0.0:
-            self._end("UC", "upstream_reset_before_response_started{connection_termination}")
+            self._end("upstream_reset_before_response_started{connection_termination}", "UC")
         else:
-            self._end("UC", _RESET_DETAILS)
+            self._end(_RESET_DETAILS, "UC")
 
     def _progress(self) -> None:
         self._count()
@@ -277,7 +279,7 @@ class TcpProxy:
             self._arm_idle()
             return
         self._listener.stats.idle_timeout.inc()
-        self._cut("", _IDLE_DETAILS)
+        self._cut(_IDLE_DETAILS)
 
     # -- ending -------------------------------------------------------------------------------------------------
 
@@ -287,21 +289,20 @@ class TcpProxy:
     def close(self, reason: Reason) -> None:
         if reason is DRAIN_DEADLINE and self.state != DONE:
             self._listener.stats.downstream_cx_drain_close.inc()
-        self._cut(reason.flag, reason.details)
+        self._cut(reason.details, reason.flag)
 
-    def _note(self, flag: str, details: str) -> None:
+    def _note(self, details: str, flags: tuple[str, ...]) -> None:
         """Why it ended; the first cause counts."""
         info = self._info
         if not info.details:
             info.details = details
-            if flag and flag != "-":
-                info.flags = (flag,)
+            info.flags = tuple(flag for flag in flags if flag != "-")
 
-    def _end(self, flag: str, details: str) -> None:
+    def _end(self, details: str, *flags: str) -> None:
         """Gracefully: send what is pending both ways, linger, then finish."""
         if self.state >= CLOSING:
             return
-        self._note(flag, details)
+        self._note(details, flags)
         self._stop_connecting()
         self.state = CLOSING
         self._idle.drop()
@@ -315,11 +316,11 @@ class TcpProxy:
         if self._open_legs == 0 and self.state == CLOSING:
             self._finish()
 
-    def _cut(self, flag: str, details: str) -> None:
+    def _cut(self, details: str, *flags: str) -> None:
         """At once: both sides are closed, pending or not."""
         if self.state == DONE:
             return
-        self._note(flag, details)
+        self._note(details, flags)
         self._stop_connecting()
         self.state = DONE
         for leg in (self._up, self._down):

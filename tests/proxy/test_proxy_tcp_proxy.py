@@ -279,7 +279,9 @@ def test_when_no_attempt_is_left_the_client_is_told_by_a_close(make, endpoints, 
     assert bench.client.recv(1) == b""
     bench.client.close()
     bench.turn()
-    assert bench.info.flags == ("UF",)
+    exceeded = attempts <= endpoints  # the limit ended it, and not the lack of endpoints
+    assert bench.info.flags == (("UF", "URX") if exceeded else ("UF",))
+    assert bench.process.stats.upstream_cx_connect_attempts_exceeded.value == exceeded
     assert bench.info.attempts == tried
     assert "Connection_refused" in bench.info.details
     assert bench.process.stats.upstream_cx_connect_fail.value == tried
