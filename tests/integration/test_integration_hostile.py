@@ -6,6 +6,7 @@ import asyncio
 import random
 import shutil
 import tempfile
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import psutil
@@ -98,8 +99,10 @@ async def storm(proxy: Instance, origin: HostileOrigin, conversations: int) -> O
     return outcome
 
 
-@pytest.mark.parametrize("conversations", [1_000, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_hostile_origins_and_clients(conversations: int) -> None:
+Check = Callable[[Instance, HostileOrigin], Coroutine[None, None, None]]
+
+
+def with_proxy(check: Check) -> None:
     directory = Path(tempfile.mkdtemp(prefix="hp-"))
     origin = HostileOrigin()
 
@@ -107,7 +110,7 @@ def test_hostile_origins_and_clients(conversations: int) -> None:
         server = await asyncio.start_server(origin.serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         with instance(directory, CONFIG.format(origin=f"127.0.0.1:{port}")) as proxy:
-            await check(proxy, origin, conversations)
+            await check(proxy, origin)
         server.close()
 
     try:
@@ -116,24 +119,53 @@ def test_hostile_origins_and_clients(conversations: int) -> None:
         shutil.rmtree(directory)
 
 
-async def check(proxy: Instance, origin: HostileOrigin, conversations: int) -> None:
-    workers = [psutil.Process(pid) for pid in proxy.workers()]
-    descriptors = [worker.num_fds() for worker in workers]
-    outcome = await storm(proxy, origin, conversations)
+@pytest.mark.parametrize("conversations", [1_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_hostile_origins_and_clients(conversations: int) -> None:
+    async def check(proxy: Instance, origin: HostileOrigin) -> None:
+        workers = [psutil.Process(pid) for pid in proxy.workers()]
+        descriptors = [worker.num_fds() for worker in workers]
+        outcome = await storm(proxy, origin, conversations)
+        await check_afterwards(proxy, origin, outcome, conversations)
+        assert proxy.workers() == [worker.pid for worker in workers], "no worker has died"
+        assert [worker.num_fds() for worker in workers] == descriptors
+
+    with_proxy(check)
+
+
+@pytest.mark.slow
+def test_the_same_while_config_and_code_are_replaced() -> None:
+    """Connections that break off mid-answer by themselves say nothing here; but every one is accepted and counted."""
+
+    async def check(proxy: Instance, origin: HostileOrigin) -> None:
+        async def reload_again_and_again() -> None:
+            while not done:
+                await asyncio.to_thread(proxy.reload)
+
+        done = False
+        reloads = asyncio.create_task(reload_again_and_again())
+        outcome = await storm(proxy, origin, 5_000)
+        done = True
+        await reloads
+        await check_afterwards(proxy, origin, outcome, 5_000)
+        assert proxy.stats()["server.restarts"] > 3
+
+    with_proxy(check)
+
+
+async def check_afterwards(proxy: Instance, origin: HostileOrigin, outcome: Outcome, conversations: int) -> None:
     assert outcome.wrong == []
     assert sum(outcome.answers.values()) > conversations
     assert max(origin.posts.values()) == 1, "a POST was sent twice"
 
     await asyncio.to_thread(eventually, lambda: at_rest(proxy), "every connection to end")
     stats = proxy.stats()
-    assert stats["server.internal_errors"] == 0
+    assert stats["http.web.downstream_cx_total"] == stats["http.web.downstream_cx_destroy"] == conversations
+    assert stats["cluster.origin.upstream_cx_total"] == stats["cluster.origin.upstream_cx_destroy"]
     # An answer has begun for every request but those whose client left before.
     unanswered = stats["http.web.downstream_rq_total"] - stats["http.web.downstream_rq_completed"]
     assert 0 <= unanswered <= stats["http.web.downstream_rq_rx_reset"]
-    assert stats["cluster.origin.upstream_cx_total"] == stats["cluster.origin.upstream_cx_destroy"]
+    assert stats["server.internal_errors"] == 0
     assert "Traceback" not in proxy.log_text()
-    assert proxy.workers() == [worker.pid for worker in workers], "no worker has died"
-    assert [worker.num_fds() for worker in workers] == descriptors
 
 
 def at_rest(proxy: Instance) -> bool:

@@ -216,7 +216,9 @@ def test_pipelined_requests_are_answered_in_order(served: tuple[Instance, int, R
 
 
 def test_http_1_0_clients(served: tuple[Instance, int, RecordingOrigin]) -> None:
-    _, port, _ = served
+    _, port, origin = served
+    got = forwarded(served, b"GET / HTTP/1.0\r\n\r\n", 0)
+    assert b"\r\nHost: " + origin.address.encode() + b"\r\n" in got, "many origins refuse an empty one"
     answer = clients.exchange(port, b"GET / HTTP/1.0\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"\r\n\r\nok")
     assert b"transfer-encoding" not in answer.lower()
