@@ -39,7 +39,6 @@ from hotproxy.proxy.tunnel import Tunnel
 DUMP_VERSION: Final = 1
 # Pipelined requests that are not looked at yet; as much as one read brings. The client may keep more in its socket.
 MAX_WAITING_BYTES: Final = 64 * 1024
-
 FIRST: Final = 0
 HEAD: Final = 1
 BUSY: Final = 2
