@@ -30,6 +30,7 @@ listeners:
         upgrades: []
       - match: {{prefix: /}}
         cluster: origin
+        timeout: 0s # as long as the reader takes
   - name: local
     address: {{path: {directory}/web.sock, mode: "0600"}}
     cluster: origin
