@@ -106,8 +106,8 @@ def test_a_fold_killed_at_every_opcode_counts_exactly_once(segment, gone):
     assert len(segment.objects) == 1
 
 
-# Growing takes a few thousand opcodes: a step of 7 meets each line, and over the runs of the suite each opcode.
-@pytest.mark.parametrize("offset", [random.randrange(7)])
+# Growing takes a few thousand opcodes: a step of 7 meets each line, and the long suite each opcode.
+@pytest.mark.parametrize("offset", [0, *(pytest.param(offset, marks=pytest.mark.slow) for offset in range(1, 7))])
 def test_a_growth_killed_at_any_moment_can_be_repeated(shm_name, gone, offset):
     segment = Segment.create(shm_name, size_bytes=16 * 1024, schema_bytes=4 * 1024, entries=2)
     segment.add_stats(STATS)
@@ -221,8 +221,9 @@ def test_a_living_process_is_not_disturbed_by_what_happens_to_its_supervisors(se
             supervisor.fold(start(supervisor, gone).serial)
 
     last = 0
+    moments = random.Random(5)
     for _ in range(30):
-        killed_at(random.randrange(1, 4000), folds)
+        killed_at(moments.randrange(1, 4000), folds)
         successor = Segment.attach(segment.name)
         successor.fold_the_dead()
         successor.close()
