@@ -84,7 +84,8 @@ class _Control:
                 continue
             except ChannelClosed:
                 self._loop.remove_reader(channel.fileno())
-                self._loop.call_later(ORPHAN_TIMEOUT_S, self._leaving.set)
+                # One that was never told to accept is asked nothing: its zygote died before anybody heard of it.
+                self._loop.call_later(ORPHAN_TIMEOUT_S if self._accepting else 0.0, self._leaving.set)
                 return
             if message is None:
                 return

@@ -181,7 +181,13 @@ class Listener:
     # -- sockets ------------------------------------------------------------------------------------------------
 
     def add_socket(self, sock: socket.socket, address_index: int, slot: int, listening: bool, shared: bool) -> None:
-        """A socket to accept on, at once if this listener accepts already; the descriptor is ours from now on."""
+        """A socket to accept on, at once if this listener accepts already; the descriptor is ours from now on.
+
+        Once more the same one, from a supervisor that took over from a zygote and does not know who has what: nothing.
+        """
+        if self._of(address_index, slot):
+            sock.close()
+            return
         self._acceptors.append(Acceptor(self, sock, address_index, slot, listening, shared))
         if self.accepting:
             self.start_accepting()
@@ -235,14 +241,23 @@ class Listener:
         therefore once more.
         """
         for acceptor in self._of(address_index, slot):
-            if acceptor.listening:
+            self._shut(acceptor)
+
+    def shut_all(self) -> None:
+        """As `shut`, where nobody else is left to accept what waits."""
+        for acceptor in list(self._acceptors):
+            self._shut(acceptor)
+
+    def _shut(self, acceptor: Acceptor) -> None:
+        if acceptor.listening:
+            self._accept_all(acceptor)
+            try:
+                acceptor.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:  # ENOTCONN: another holder was first, which accepting may have found (EBADF)
+                pass
+            if acceptor in self._acceptors:
                 self._accept_all(acceptor)
-                try:
-                    acceptor.sock.shutdown(socket.SHUT_RDWR)
-                except OSError:  # ENOTCONN: another holder was first
-                    pass
-                self._accept_all(acceptor)
-            self._drop(acceptor)
+        self._drop(acceptor)
 
     def _of(self, address_index: int, slot: int) -> list[Acceptor]:
         return [a for a in self._acceptors if a.address_index == address_index and a.slot == slot]

@@ -89,6 +89,8 @@ class Drain:
         now_s = self._clock.now_s()
         if self._leave_at_s and now_s >= self._leave_at_s and not self.leaving:
             log(WARNING, f"no supervisor for {ORPHAN_TIMEOUT_S:.0f} s: draining")
+            for listener in self._parts.listeners.values():
+                listener.shut_all()  # what waits in a queue would be reset: nobody else holds these sockets
             self.begin(now_s + self._timeout_s if self._timeout_s > 0.0 else math.inf)
         if self.leaving and not self._cut and now_s >= self.deadline_s:
             self._cut = True

@@ -1,7 +1,8 @@
 """The worker process: one event loop, a tick of 50 ms, and a conversation with the zygote (restarter/frames.py).
 
 READY -> ACCEPT_ON / ACCEPTING -> ... ADOPT, RELEASE, SHUT ... -> ACCEPT_OFF / ACCEPT_STOPPED -> DRAIN -> exit 0
-EOF of the channel: an orphan. Serves on for 60 s (somebody may restart the supervisor), then drains.
+EOF of the channel: an orphan. Serves on for 60 s (somebody may restart the supervisor), then drains. One that was never
+told to accept has nothing to serve, and ends: its zygote died before the supervisor heard of it.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Worker:
 
     __slots__ = (
         "_bugs", "_channel", "_clock", "_drain", "_exit_code", "_loop", "_orphaned", "_outbox", "_parts", "_poller",
-        "_start", "_wheel",
+        "_start", "_told_to_accept", "_wheel",
     )  # fmt: skip
 
     def __init__(self, start: WorkerStart, loop: asyncio.AbstractEventLoop) -> None:
@@ -105,6 +106,7 @@ class Worker:
         self._poller = Poller(loop, self._on_bug)
         self._outbox: deque[tuple[str, dict[str, Any]]] = deque()
         self._orphaned = False
+        self._told_to_accept = False
         self._bugs = start.slab.counter(INTERNAL_ERRORS.name)
         self._exit_code = EXIT_DRAINED
         loop.set_exception_handler(self._on_loop_bug)
@@ -172,6 +174,8 @@ class Worker:
                 self._drain.orphaned()
                 self._poller.remove_reader(self._channel.fileno())
                 self._channel.close()
+                if not self._told_to_accept:
+                    self._stop(EXIT_DRAINED)
                 return
             if message is None:
                 return
@@ -220,6 +224,7 @@ class Worker:
             raise FrameError("a worker does not understand it")
 
     def _accept_on(self) -> None:
+        self._told_to_accept = True
         for name, listener in self._parts.listeners.items():
             try:
                 listener.start_accepting()

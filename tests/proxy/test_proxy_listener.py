@@ -297,6 +297,23 @@ def test_a_socket_that_another_process_shut_is_let_go(make):
     bench.listener.shut(0, 0)
 
 
+def test_shut_of_a_socket_that_is_shut_already(make):
+    """A worker that was stopped meanwhile: the supervisor did not wait for it."""
+    bench = make()
+    bench.add_socket().shutdown(socket.SHUT_RDWR)
+    bench.listener.shut(0, 0)
+
+
+def test_the_same_socket_once_more_is_closed(make):
+    bench = make()
+    bench.add_socket()
+    bench.listener.start_accepting()
+    before = dict(bench.loop.readers)
+    again = socket.socket()
+    bench.listener.add_socket(again, 0, 0, True, False)
+    assert again.fileno() == -1 and bench.loop.readers == before
+
+
 def test_unix_sockets_are_shared(make, tmp_path):
     bench = make()
     sock = socket.socket(socket.AF_UNIX)

@@ -22,6 +22,9 @@ class Parts:
         self.runtime = SimpleNamespace(draining=False, snapshot=SimpleNamespace(pools=pools))
         self.listeners = {"web": self}
 
+    def shut_all(self) -> None:
+        self.asked.append("shut")
+
     def leave(self) -> None:
         self.asked.append("leave")
 
@@ -128,7 +131,7 @@ def test_an_orphan_serves_for_a_minute_then_drains(clock):
     assert parts.asked == []
     clock.advance(0.1)
     drain.tick()
-    assert parts.asked == ["leave", "pools", "drain"]
+    assert parts.asked == ["shut", "leave", "pools", "drain"]  # nobody else holds its sockets: their queues come first
     clock.advance(30.0)
     drain.tick()
     assert drain.over

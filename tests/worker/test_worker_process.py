@@ -373,6 +373,12 @@ def test_an_orphan_serves_on(worker):
         assert ask(client, "/orphan").endswith(b"GET /orphan HTTP/1.1")
 
 
+def test_an_orphan_that_was_never_told_to_accept_ends(worker):
+    """Its zygote died between fork and the message about it: nobody would ever ask it for anything."""
+    worker.channel.close()
+    assert worker.wait() == 0
+
+
 def test_kill_ends_it_at_once(worker):
     worker.begin()
     with worker.connect("db"):
