@@ -116,8 +116,8 @@ class Actions:
                 batch = adopted[at : at + MAX_FDS]
                 wires = [heir.lease.wire(owned) for owned in batch]
                 heir.outbox.post("ADOPT", {"sockets": wires}, [owned.sock.fileno() for owned in batch])
-        elif heir.slot_members:
-            heir.give(heir.slot_members[0], adopted)
+        else:
+            heir.share(adopted)
 
     def _accept_off(self, live: LiveGeneration, event: Event) -> None:
         live.ask_slots()
@@ -143,6 +143,7 @@ class Actions:
         deadline_s = self._loop.now_s() + patience_s
         if self._supervisor.stop_by_s:
             deadline_s = min(deadline_s, max(self._supervisor.stop_by_s, self._loop.now_s()))
+        live.drains_since_s = self._loop.now_s()
         live.tell("DRAIN", {"deadline_s": deadline_s})
         self._supervisor.set_alarm(live, deadline_s - self._loop.now_s() + GRACE_S)
 

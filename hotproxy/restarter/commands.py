@@ -21,6 +21,8 @@ from hotproxy.restarter.loop import Loop
 MAX_CALLERS: Final = 128
 # A caller that says nothing for so long has forgotten us.
 SILENCE_S: Final = 10.0
+# Without a free descriptor accept() fails for as long as somebody waits: look again later, don't spin.
+PAUSE_S: Final = 0.1
 
 
 class Caller:
@@ -82,7 +84,7 @@ class CommandSocket:
         status = path.lstat()
         assert stat.S_ISSOCK(status.st_mode)
         self._inode = status.st_ino
-        loop.watch(self._sock, self._accept)
+        self._watch()
 
     def close(self) -> None:
         self._loop.unwatch(self._sock)
@@ -95,11 +97,19 @@ class CommandSocket:
         except FileNotFoundError:
             pass  # somebody tidied up before us
 
+    def _watch(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.watch(self._sock, self._accept)
+
     def _accept(self) -> None:
         try:
             sock, _ = self._sock.accept()
+        except BlockingIOError:
+            return  # it gave up again
         except OSError:
-            return  # it gave up again, or descriptors ran out: the next turn tries again
+            self._loop.unwatch(self._sock)
+            self._loop.after(PAUSE_S, self._watch)
+            return
         if len(self._callers) >= MAX_CALLERS:
             sock.close()
             return

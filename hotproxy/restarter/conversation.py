@@ -11,7 +11,7 @@ from hotproxy.restarter.frames import PROTOCOL_VERSION, Channel, FrameError, Mes
 from hotproxy.restarter.generation import ON_TRIAL, Event, State
 from hotproxy.restarter.hello import MAX_SLOTS, HelloError, parse
 from hotproxy.restarter.live import Ears, LiveGeneration, Member
-from hotproxy.restarter.log import NOTICE, WARNING, log
+from hotproxy.restarter.log import ERROR, NOTICE, WARNING, log
 from hotproxy.restarter.spawn import describe_exit
 from hotproxy.shm.layout import LAYOUT_VERSION, ROLES, ShmError
 
@@ -143,9 +143,11 @@ class Conversation:
         crashed = (status != 0 or member.state == "accepting") and live.state is not State.FAILED
         if crashed and member.role == "worker":
             self._ledger.count_crash()
+            how = describe_exit(status)
+            log(ERROR, f"worker {member.slot} (pid {member.pid}) of generation {live.epoch} crashed: {how}")
         if not live.zygote_alive:
-            if member.role == "worker" and live.state is State.ORPHANED:
-                live.cover(member.slot)
+            if live.state is State.ORPHANED:
+                live.cover()
             self._answered(live, member)
             if live.empty:
                 self._supervisor.handle(live, Event.EMPTY)
@@ -153,7 +155,10 @@ class Conversation:
     def _on_member_message(self, live: LiveGeneration, member: Member, message: Message) -> None:
         """A slot whose zygote is dead answers us."""
         message.close_fds()
-        if message.kind in ("ACCEPT_STOPPED", "SHUT_DONE"):
+        if message.kind == "ACCEPTING" and member.state != "draining":
+            member.state = "accepting"
+        # One that answers what it was told twice must not be taken to answer the next thing.
+        elif message.kind == {State.YIELDING: "ACCEPT_STOPPED", State.SHUTTING: "SHUT_DONE"}.get(live.state):
             self._answered(live, member)
 
     def _answered(self, live: LiveGeneration, member: Member) -> None:
@@ -176,6 +181,7 @@ class Conversation:
                     return
 
     def _on_zygote_death(self, live: LiveGeneration, status: int) -> None:
+        live.zygote_reaped = True
         live.outbox.read()  # what it said before it died comes first
         live.hear_stderr()
         for member in list(live.members.values()):
@@ -185,6 +191,8 @@ class Conversation:
         self._supervisor.blame(live, _epitaph(live, status))
         live.take_over()
         self._supervisor.handle(live, Event.ZYGOTE_DIED)
+        if live.state is State.ORPHANED:
+            live.cover()
         if live.empty:
             self._supervisor.handle(live, Event.EMPTY)
 

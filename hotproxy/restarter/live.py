@@ -12,15 +12,22 @@ import select
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from hotproxy.restarter.frames import Channel, FrameError, Message
 from hotproxy.restarter.generation import State
 from hotproxy.restarter.hello import Hello
+from hotproxy.restarter.log import write_raw
 from hotproxy.restarter.loop import Alarm, Loop
 from hotproxy.restarter.outbox import Outbox
 from hotproxy.restarter.sockets import Lease, OwnedSocket
 from hotproxy.restarter.spawn import TAIL_BYTES, Spawned
+
+# Orders that a slot must not miss, whoever passes them on.
+_ORDERS: Final = ("ACCEPT_ON", "ACCEPT_OFF", "SHUT", "DRAIN")
+# A zygote answers within milliseconds. One that is stopped or hangs is worse than none: slots that die are not forked
+# again, and the old generation accepts on for as long as nobody tells its slots to stop.
+DEAF_TICKS: Final = 5
 
 
 @dataclass(slots=True, eq=False)
@@ -78,18 +85,22 @@ class LiveGeneration:
     stderr: int
     started_s: float
     state: State = State.STARTING
-    zygote_alive: bool = True
+    zygote_alive: bool = True  # we talk to it, and not to its slots; true until all that it said was heard
+    zygote_reaped: bool = False  # its pid may be somebody else's by now
     hello: Hello | None = None
     lease: Lease = field(default_factory=Lease)
     slots: int = 0
     members: dict[int, Member] = field(default_factory=dict)
     promised: set[int] = field(default_factory=set)  # serials of slabs for processes that are not forked yet
+    drains_since_s: float = 0.0
     removed: list[OwnedSocket] = field(default_factory=list)
     why: str = ""
     last_words: bytes = b""
     alarm: Alarm | None = None
     awaiting: set[int] = field(default_factory=set)
     holders: dict[int, int] = field(default_factory=dict)
+    told: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)  # what every slot must have heard, in order
+    deaf_ticks: int = 0  # how often its zygote was found not to have read or noticed something
 
     @classmethod
     def adopt(cls, epoch: int, spawned: Spawned, loop: Loop, ears: Ears) -> LiveGeneration:
@@ -117,55 +128,81 @@ class LiveGeneration:
                 self._close_stderr()
                 return
             self.last_words = (self.last_words + data)[-TAIL_BYTES:]
-            try:
-                os.write(2, data)
-            except OSError:
-                pass  # our own stderr is gone
+            write_raw(data)
 
     @property
     def slot_members(self) -> list[Member]:
         return [member for member in self.members.values() if member.role == "worker"]
 
     @property
+    def serving_slots(self) -> list[Member]:
+        """Those that take a socket: not who leaves because there are fewer slots now."""
+        return [member for member in self.slot_members if member.state != "draining"]
+
+    @property
     def empty(self) -> bool:
         return not self.zygote_alive and not self.members
 
-    def tell(self, kind: str, fields: Mapping[str, Any] | None = None, fds: Sequence[int] = ()) -> None:
+    def tell(self, kind: str, fields: Mapping[str, Any] | None = None) -> None:
         """The zygote, or all whom it leaves behind."""
+        fields = fields or {}
+        if kind in _ORDERS and fields.get("deadline_s") != 0.0:  # a soft drain is no order to leave
+            self.told.append((kind, fields))
         if self.zygote_alive:
-            self.outbox.post(kind, fields, fds)
-            return
+            self.outbox.post(kind, fields)
+        else:
+            self._tell_members(kind, fields)
+
+    def _tell_members(self, kind: str, fields: Mapping[str, Any]) -> None:
         for member in self.members.values():
-            if member.outbox is not None:
-                member.outbox.post(kind, fields, fds)
+            if member.outbox is None or (kind == "ACCEPT_ON" and member.state in ("accepting", "draining")):
+                continue
+            member.outbox.post(kind, fields)
+            if kind == "DRAIN" and fields["deadline_s"]:
+                member.state = "draining"
 
     def ask_slots(self) -> None:
         """The next answer is complete when every slot has given it (without a zygote that adds them up)."""
         self.awaiting = set() if self.zygote_alive else {member.serial for member in self.slot_members}
 
     def take_over(self) -> None:
-        """The zygote is dead: from now on the channels to its children are ours."""
+        """The zygote is dead: from now on the channels to its children are ours.
+
+        It may have died with anything unread or not passed on. So the slots hear all of it again: twice is as good as
+        once to them.
+        """
         for member in self.members.values():
             self._listen_to(member)
         self.holders = {id(owned): owned.slot % max(self.slots, 1) for owned in self.lease.sockets if not owned.shared}
+        for kind, fields in self.told:
+            self._tell_members(kind, fields)
+        self.ask_slots()
 
-    def cover(self, dead_slot: int) -> None:
-        """A slot without a zygote is dead and won't come back: another one accepts on its sockets."""
-        left = self.slot_members
-        mine = [owned for owned in self.lease.sockets if self.holders.get(id(owned)) == dead_slot]
-        if left and mine:
-            self.give(left[0], mine)
+    def cover(self) -> None:
+        """Without a zygote nobody is forked again: others accept on the sockets of slots that are not there."""
+        present = {member.slot for member in self.serving_slots}
+        self.share([owned for owned in self.lease.sockets if self.holders.get(id(owned), -1) not in {-1, *present}])
 
-    def give(self, member: Member, sockets: Sequence[OwnedSocket]) -> None:
-        for owned in sockets:
+    def share(self, sockets: Sequence[OwnedSocket]) -> None:
+        """Among the slots that serve, each its part."""
+        members = self.serving_slots
+        for number, owned in enumerate(sockets if members else ()):
+            member = members[number % len(members)]
             self.holders[id(owned)] = member.slot
-        if member.outbox is not None:
-            wires = [self.lease.wire(owned) for owned in sockets]
-            member.outbox.post("ADOPT", {"sockets": wires}, [owned.sock.fileno() for owned in sockets])
+            if member.outbox is not None:
+                member.outbox.post("ADOPT", {"sockets": [self.lease.wire(owned)]}, [owned.sock.fileno()])
+
+    def is_deaf(self, ticks: int = DEAF_TICKS) -> bool:
+        """Called once a tick: True when the zygote has not read or noticed something for so many of them."""
+        if not self.zygote_alive or self.zygote_reaped or self.state is State.STARTING:
+            return False
+        deaf = self.outbox.unread or any(member.dead for member in self.members.values())
+        self.deaf_ticks = self.deaf_ticks + 1 if deaf else 0
+        return self.deaf_ticks >= ticks
 
     def kill(self) -> None:
         """Every process, at once."""
-        if self.zygote_alive:
+        if self.zygote_alive and not self.zygote_reaped:
             os.kill(self.pid, signal.SIGKILL)  # our child: its pid is its own until we reap it
         for member in self.members.values():
             member.kill()

@@ -39,11 +39,11 @@ def log(level: str, text: str) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_s))
         head = f"{stamp}.{int(now_s * 1000) % 1000:03}Z {level} {_process}: "
     lines = "".join(f"{head}{line}\n" for line in text.splitlines() or [""])
-    _write(lines.encode(errors="replace"))
+    write_raw(lines.encode(errors="replace"))
 
 
-def _write(data: bytes) -> None:
-    """A pipe that is writable takes PIPE_BUF bytes at once (pipe(7)); one that nobody reads hangs nobody."""
+def write_raw(data: bytes) -> None:
+    """`data` as it is. A pipe that is writable takes PIPE_BUF bytes at once (pipe(7)); a full one hangs nobody."""
     for at in range(0, len(data), select.PIPE_BUF):
         try:
             if _stderr.poll(0):

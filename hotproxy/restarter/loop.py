@@ -10,7 +10,10 @@ import heapq
 import selectors
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+# poll(2) takes milliseconds in an int, at most 24 days; a generation that may drain for ever has an alarm in 30 years.
+MAX_SLEEP_S: Final = 3600.0
 
 
 class HasFileno(Protocol):
@@ -101,7 +104,7 @@ class Loop:
             heapq.heappop(self._alarms)
         if not self._alarms:
             return None
-        return max(self._alarms[0].when_s - self.now_s(), 0.0)
+        return min(max(self._alarms[0].when_s - self.now_s(), 0.0), MAX_SLEEP_S)
 
     def _is_watched(self, key: selectors.SelectorKey) -> bool:
         current = self._selector.get_map().get(key.fd)

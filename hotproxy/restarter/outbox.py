@@ -6,7 +6,10 @@ message; deadlines decide what becomes of it.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
+import termios
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -42,6 +45,15 @@ class Outbox:
     @property
     def open(self) -> bool:
         return self.channel.fileno() >= 0
+
+    @property
+    def unread(self) -> bool:
+        """Whether something was posted that the other end has not read yet."""
+        if not self.open:
+            return False
+        # SIOCOUTQ has TIOCOUTQ's number; for unix sockets it counts what the peer has not received (unix(7)).
+        queued = fcntl.ioctl(self.channel.fileno(), termios.TIOCOUTQ, bytes(4))
+        return bool(self._waiting) or struct.unpack("i", queued)[0] > 0
 
     def post(self, kind: str, fields: Mapping[str, Any] | None = None, fds: Sequence[int] = ()) -> None:
         """Send now or as soon as it fits; to a channel that is closed, nothing."""

@@ -18,6 +18,9 @@ from hotproxy.restarter.loop import Alarm, Loop
 
 # Two that accept and one that still drains; before a fourth is started the oldest must be gone.
 MAX_LIVE: Final = 3
+# The oldest has had at least so long to drain before it is cut off: a burst of reloads waits a moment, and its
+# keep-alive clients get their `Connection: close` instead of a reset.
+ROOM_S: Final = 1.0
 # A generation whose zygote died is started afresh at once; when that fails, again after 1 s, 2 s ... 30 s.
 REPLACE_S: Final = 1.0
 REPLACE_MAX_S: Final = 30.0
@@ -68,6 +71,7 @@ class Restarts:
         self._current: Restart | None = None
         self._queued: Restart | None = None
         self._replacing: Alarm | None = None
+        self._room: Alarm | None = None
         self._replace_s = 0.0
         self._closed = False
         self._started = False  # the first start is no restart
@@ -122,6 +126,10 @@ class Restarts:
         if self._current is not None and self._current.generation is live:
             self._end(self._current, False, live.why)
 
+    def _look_for_room(self) -> None:
+        self._room = None
+        self.gone()
+
     def gone(self) -> None:
         """A generation has left: there may be room for the one that waits."""
         if self._current is not None and self._current.generation is None:
@@ -148,7 +156,14 @@ class Restarts:
         live = self._plane.live_generations()
         if len(live) >= MAX_LIVE:
             leaving = [each for each in live if each.state not in (State.ACTIVE, State.ORPHANED)]
-            self._plane.expire((leaving or live)[0])
+            oldest = (leaving or live)[0]
+            wait_s = oldest.drains_since_s + ROOM_S - self._loop.now_s()
+            if wait_s > 0.0:
+                if self._room is None:
+                    self._room = self._loop.after(wait_s, self._look_for_room)
+                return
+            log(NOTICE, f"generation {oldest.epoch} must end now: {len(live)} are alive, and another one is asked for")
+            self._plane.expire(oldest)
             return
         self._plane.restart_began()
         restart.began_s = self._loop.now_s()

@@ -108,7 +108,8 @@ class SocketTable:
 
     def grow(self, lease: Lease, hello: Hello, slots: int) -> list[OwnedSocket]:
         """More slots for a generation that accepts already; answers the sockets that are new to it."""
-        before = set(map(id, lease.sockets))
+        had = lease.sockets
+        before = set(map(id, had))
         created = len(lease.created)
         lease.sockets = []
         try:
@@ -123,6 +124,7 @@ class SocketTable:
                 self._forget(owned)
                 owned.close()
             del lease.created[created:]
+            lease.sockets = had
             raise
         return [owned for owned in lease.sockets if id(owned) not in before]
 
@@ -141,14 +143,15 @@ class SocketTable:
         return [owned for owned in self._sockets.values() if owned.identity not in lease.names]
 
     def discard(self, lease: Lease, names: Iterable[Identity]) -> list[OwnedSocket]:
-        """The generation failed. Answers those that may listen, and that a predecessor with `names` must adopt."""
+        """The generation failed. Answers those that a predecessor with `names` must adopt.
+
+        `names` are given when the generation was told to accept already. Then a socket of theirs is adopted even while
+        it does not listen: its slot may call listen() any moment, and would take a queue with it when it leaves.
+        """
         adopted = []
         known = set(names)
         for owned in lease.created:
-            if not owned.listening:
-                self._forget(owned)
-                owned.close()
-            elif owned.identity in known:
+            if owned.identity in known:
                 adopted.append(owned)
             else:
                 self.shut(owned)

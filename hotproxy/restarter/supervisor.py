@@ -28,7 +28,7 @@ from hotproxy.restarter.hello import NO_LIMIT_S
 from hotproxy.restarter.instance_dir import InstanceLock
 from hotproxy.restarter.kernel import become_subreaper, set_process_name
 from hotproxy.restarter.ledger import Ledger
-from hotproxy.restarter.live import LiveGeneration
+from hotproxy.restarter.live import DEAF_TICKS, LiveGeneration
 from hotproxy.restarter.log import ERROR, INFO, NOTICE, WARNING, log, name_process
 from hotproxy.restarter.loop import Loop
 from hotproxy.restarter.requests import Requests
@@ -74,6 +74,7 @@ class Supervisor:
         self.actions = Actions(self)
         self._conversation = Conversation(self)
         self._requests = Requests(self)
+        self._late_ticks = late_ticks
         self._heartbeats = Heartbeats(late_ticks)
         self._stop_callers: list[Caller] = []
         self.stopping = False
@@ -325,7 +326,12 @@ class Supervisor:
     def _tick(self) -> None:
         self.loop.after(TICK_S, self._tick)
         self.reap()
+        self.notifier.flush()
         self.ledger.fold_strangers()
+        for live in self._generations:
+            if live.is_deaf(min(DEAF_TICKS, self._late_ticks)):
+                log(ERROR, f"the zygote of generation {live.epoch} (pid {live.pid}) hangs: killed; its slots serve on")
+                os.kill(live.pid, signal.SIGKILL)
         members = {member.serial: member for live in self._generations for member in live.members.values()}
         cells = {serial: self.ledger.heartbeat_ns(serial) for serial in members}
         for serial in self._heartbeats.tick(cells):

@@ -9,19 +9,31 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Mapping
+from typing import Final
+
+# systemd ignores a whole message above PIPE_BUF (4096 bytes; NOTIFY_BUFFER_MAX), and READY=1 with it.
+MAX_STATUS_BYTES: Final = 2000
+# What waits for a manager that does not read now; a reload is two messages.
+MAX_WAITING: Final = 16
 
 
 class Notifier:
-    """Sends to $NOTIFY_SOCKET; without one every call does nothing. Never blocks and never raises."""
+    """Sends to $NOTIFY_SOCKET; without one every call does nothing. Never blocks and never raises.
 
-    __slots__ = ("_address", "_sock", "watchdog_s")
+    What does not fit into the manager's queue waits for the next `flush` (or message): a READY=1 that is lost would
+    leave the unit "reloading" until it is killed.
+    """
+
+    __slots__ = ("_address", "_sock", "_waiting", "watchdog_s")
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
         # "@name" is the abstract namespace (sd_notify(3)).
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) if address else None
+        self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
         self.watchdog_s = self._watchdog_s(environment)
 
     @staticmethod
@@ -48,7 +60,8 @@ class Notifier:
         self._send(f"STATUS={text}")
 
     def pet(self) -> None:
-        self._send("WATCHDOG=1")
+        if not self._waiting:  # what waits matters more, and tells as well that we live
+            self._send("WATCHDOG=1")
 
     def close(self) -> None:
         if self._sock is not None:
@@ -59,8 +72,21 @@ class Notifier:
         if self._sock is None:
             return
         # A STATUS of several lines would be read as further assignments.
-        text = "\n".join(line.replace("\n", "; ") for line in lines)
-        try:
-            self._sock.sendto(text.encode(), self._address)
-        except OSError:
-            pass  # systemd restarts: it asks again for nothing, and its watchdog notices what matters
+        text = "\n".join(_cut(line.replace("\n", "; ")) for line in lines)
+        self._waiting.append(text.encode(errors="replace"))
+        self.flush()
+
+    def flush(self) -> None:
+        while self._waiting and self._sock is not None:
+            try:
+                self._sock.sendto(self._waiting[0], self._address)
+            except BlockingIOError:
+                return
+            except OSError:
+                pass  # systemd restarts: it asks again for nothing, and its watchdog notices what matters
+            self._waiting.popleft()
+
+
+def _cut(line: str) -> str:
+    data = line.encode(errors="replace")
+    return line if len(data) <= MAX_STATUS_BYTES else data[:MAX_STATUS_BYTES].decode(errors="ignore") + " ..."

@@ -37,9 +37,11 @@ def main() -> int:
 
         return begin(channel, chosen.config, chosen.epoch, chosen.segment, chosen.instance_dir, chosen.workers)
     except BaseException as error:  # SystemExit of an imported module too
-        traceback.print_exc()
         last = "".join(traceback.format_exception_only(error)).strip()
-        channel.send("FAILED", {"why": last[-4000:]})
+        try:
+            channel.send("FAILED", {"why": last[-4000:]})
+        finally:  # in this order: a stderr that is gone or full must not cost the reason
+            traceback.print_exc()
         return 1
 
 

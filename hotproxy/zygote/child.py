@@ -73,7 +73,13 @@ def fork(run: Callable[[Channel], int], close_first: Iterable[Any]) -> tuple[int
     if pid == 0:
         _live(run, ours, theirs, close_first)
     theirs.close()
-    return pid, os.pidfd_open(pid), ours
+    try:
+        return pid, os.pidfd_open(pid), ours
+    except OSError:  # no descriptor is left: nobody would hear of its death
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        ours.close()
+        raise
 
 
 def _live(run: Callable[[Channel], int], ours: Channel, theirs: Channel, close_first: Iterable[Any]) -> None:

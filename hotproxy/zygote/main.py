@@ -130,11 +130,18 @@ class Zygote:
                 if seat.asked:
                     seat.asked = False
                     self._seat_later(seat, FORK_RETRY_S)
+            self._seats.rebalance()  # meanwhile a neighbour accepts
 
     def _on_orphaned(self) -> None:
+        if self._phase is Phase.OPENING:
+            self._phase = Phase.SERVING  # everybody was told to accept, and may hold connections
         if self._phase < Phase.SERVING:
             self._fail("")
-        elif self._phase is not Phase.DRAINING:
+        elif self._phase < Phase.DRAINING:
+            for seat in self._seats:
+                if seat.child is None:
+                    self._leave_empty(seat)
+            self._seats.rebalance()
             deadlines = self._program.hello.deadlines
             wait_s = deadlines.orphan_s if self._phase is Phase.SERVING else 0.0
             log(WARNING, f"the supervisor is gone: draining in {wait_s:g} s")
@@ -241,13 +248,19 @@ class Zygote:
         after = f", forked again in {wait_s:g} s" if wait_s else ""
         log(ERROR, f"{child} (pid {child.pid}) died: {describe_exit(status)}{after}")
         if not self._supervisor.open:
-            seat.down = True  # for good: nobody can give it shared memory
+            self._leave_empty(seat)
             self._seats.rebalance()
         elif wait_s > 0.0:
             self._seat_later(seat, wait_s)
             self._seats.rebalance()
         else:
             self._ask_slab(seat)
+
+    @staticmethod
+    def _leave_empty(seat: Seat) -> None:
+        """For good: nobody can give it shared memory. A neighbour accepts for it."""
+        seat.stay_empty()
+        seat.down = True
 
     def _seat_later(self, seat: Seat, wait_s: float) -> None:
         seat.down = True
@@ -262,7 +275,7 @@ class Zygote:
         elif message.kind == "ACCEPTING":
             self._on_accepting(child)
         elif message.kind in ("ACCEPT_STOPPED", "SHUT_DONE"):
-            if message.kind == "ACCEPT_STOPPED":
+            if message.kind == "ACCEPT_STOPPED" and child.state == "accepting":
                 self._set_state(child, "stopped")
             if message.kind == self._answer:
                 self._waiting_for.discard(child.serial)

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from hotproxy.shm.layout import LAYOUT_VERSION
 from hotproxy.shm.schema import COUNTER, Stat, to_wire
 from hotproxy.zygote import __main__ as entry
 from hotproxy.zygote import begin
+from hotproxy.zygote import main as zygote_main
 from hotproxy.zygote.child import Child
 from hotproxy.zygote.main import Zygote
 from hotproxy.zygote.program import Birth
@@ -85,7 +87,7 @@ class Slot:
         self.greeting = f"{epoch} {birth.slot} {os.getpid()}\n".encode()
         self.accepted = birth.slab.counter("stand_in.accepted")
         self.sockets = {(each.listener, each.address_index, each.slot): each.sock for each in birth.sockets}
-        self.accepts = self.leaves = self.gone = False
+        self.accepts = self.told = self.leaves = self.gone = False
         self.deadline_s = 0.0
         self.connections: dict[int, socket.socket] = {}
 
@@ -139,6 +141,7 @@ class Slot:
             message = self.channel.receive()
         except ChannelClosed:
             self.gone = True
+            self.leaves = self.leaves or not self.told
             return
         if message is not None:
             self.obey(message)
@@ -151,7 +154,7 @@ class Slot:
                 os._exit(4)
             for sock in self.sockets.values():
                 sock.listen(1024)
-            self.accepts = True
+            self.accepts = self.told = True
             if self.fault == "die after listen":
                 os._exit(5)
             if self.fault != "hang on accept":
@@ -187,6 +190,18 @@ class Slot:
         except OSError:
             pass  # another slot was faster: the socket is shared
         sock.close()
+
+
+def struck_after(fork: Callable[..., Any]) -> Callable[..., Any]:
+    """The zygote is killed before it can tell anybody of the child."""
+
+    def struck(*arguments: Any) -> Any:
+        made = fork(*arguments)
+        os.write(2, f"unheard of: {made[0]}\n".encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+        return made
+
+    return struck
 
 
 class Babbler(Zygote):
@@ -237,6 +252,8 @@ def load_and_live(channel: Channel, config: str, epoch: int, segment: str, insta
     if fault == "bad config":
         return begin.live(channel, lambda: "stand-in.json:1:1: it is bad\n  two lines of it", epoch, segment)
     program = StandIn(wishes, epoch, instance_dir)
+    if fault == "struck after fork":
+        zygote_main.fork = struck_after(zygote_main.fork)
     if fault == "babble":
         begin.Zygote = Babbler  # type: ignore[misc]
     if fault == "other epoch":

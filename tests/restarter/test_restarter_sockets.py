@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hotproxy.restarter.bind import BindRefused
+from hotproxy.restarter import sockets
+from hotproxy.restarter.bind import BindRefused, OursAsker
 from hotproxy.restarter.frames import PROTOCOL_VERSION
 from hotproxy.restarter.hello import Deadlines, Hello, WantedAddress, WantedListener
 from hotproxy.restarter.sockets import SocketTable
@@ -75,14 +76,40 @@ def test_removed_listeners_are_named_at_commit(table: SocketTable) -> None:
     assert {owned.identity for owned in removed} == {"a/127.0.0.1:0"}
 
 
-def test_a_failed_generation_leaves_nothing_but_what_listens_and_is_known(table: SocketTable) -> None:
+def test_a_failed_generation_leaves_nothing_but_what_is_known_and_may_listen(table: SocketTable) -> None:
+    """Slot 2 listens already, slot 1 will at any moment: whoever it is told to must not take a queue with it."""
     first = table.acquire(hello(1, a=tcp("127.0.0.1")))
     table.commit(first)
     second = table.acquire(hello(3, a=tcp("127.0.0.1"), b=tcp("127.0.0.1")))
     next(owned for owned in second.created if owned.identity.startswith("a/") and owned.slot == 2).sock.listen()
     adopted = table.discard(second, first.names)
-    assert [(owned.identity, owned.slot) for owned in adopted] == [("a/127.0.0.1:0", 2)]
-    assert len(table) == 2
+    assert [(owned.identity, owned.slot) for owned in adopted] == [("a/127.0.0.1:0", 1), ("a/127.0.0.1:0", 2)]
+    assert len(table) == 3
+
+
+def test_a_generation_that_failed_before_it_was_told_to_accept_leaves_nothing(table: SocketTable) -> None:
+    first = table.acquire(hello(1, a=tcp("127.0.0.1")))
+    table.commit(first)
+    assert table.discard(table.acquire(hello(3, a=tcp("127.0.0.1"))), ()) == []
+    assert len(table) == 1
+
+
+def test_a_slot_more_that_is_refused_changes_nothing(table: SocketTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = hello(1, a=tcp("127.0.0.1"), b=tcp("127.0.0.1"))
+    lease = table.acquire(wanted)
+    table.commit(lease)
+    before = list(lease.sockets)
+    really = sockets.bind_tcp
+
+    def bind_tcp(address: WantedAddress, port: int, is_ours: OursAsker | None) -> socket.socket:
+        if port == before[1].sock.getsockname()[1]:
+            raise BindRefused("Too many open files")
+        return really(address, port, is_ours)
+
+    monkeypatch.setattr(sockets, "bind_tcp", bind_tcp)
+    with pytest.raises(BindRefused):
+        table.grow(lease, wanted, 2)
+    assert lease.sockets == before and len(table) == 2
 
 
 def test_a_refusal_closes_what_was_bound_for_it(table: SocketTable) -> None:

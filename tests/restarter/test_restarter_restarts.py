@@ -1,0 +1,105 @@
+"""Who has to go before another generation is started, on a clock that the test moves."""
+
+from __future__ import annotations
+
+import selectors
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hotproxy.restarter.generation import State
+from hotproxy.restarter.loop import Loop
+from hotproxy.restarter.restarts import MAX_LIVE, ROOM_S, Outcome, Restarts
+
+
+class FakePlane:
+    """Generations without processes. `time_s` is the loop's clock."""
+
+    def __init__(self) -> None:
+        self.time_s = 100.0
+        self.loop = Loop(selectors.DefaultSelector(), lambda: self.time_s)
+        self.restarts = Restarts(self.loop, self)
+        self.live: list[Any] = []
+        self.expired: list[int] = []
+        self.outcomes: list[Outcome] = []
+
+    def start_generation(self) -> Any:
+        epoch = self.live[-1].epoch + 1 if self.live else 1
+        self.live.append(SimpleNamespace(epoch=epoch, state=State.STARTING, drains_since_s=0.0, why=""))
+        return self.live[-1]
+
+    def live_generations(self) -> list[Any]:
+        return list(self.live)
+
+    def expire(self, live: Any) -> None:
+        self.expired.append(live.epoch)
+
+    def abort(self, live: Any, why: str) -> None: ...
+
+    def restart_began(self) -> None: ...
+
+    def restart_ended(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def serve(self) -> None:
+        """What was started accepts; who accepted drains."""
+        for each in self.live[:-1]:
+            if each.state is State.ACTIVE:
+                each.state, each.drains_since_s = State.DRAINING, self.time_s
+        self.live[-1].state = State.ACTIVE
+        self.restarts.serves(self.live[-1], False)
+
+    def leave(self, epoch: int) -> None:
+        self.live = [each for each in self.live if each.epoch != epoch]
+        self.restarts.gone()
+
+    def pass_time(self, seconds: float) -> None:
+        self.time_s += seconds
+        self.loop.at(self.time_s, lambda: None)
+        self.loop.turn()
+
+
+@pytest.fixture
+def plane() -> Iterator[FakePlane]:
+    made = FakePlane()
+    for _ in range(MAX_LIVE):
+        made.restarts.request()
+        made.serve()
+    yield made
+    made.loop.close()
+
+
+def test_in_a_burst_of_reloads_the_oldest_has_a_moment_to_drain(plane: FakePlane) -> None:
+    """Its keep-alive clients were cut off before they were told anything."""
+    plane.restarts.request()
+    plane.pass_time(ROOM_S * 0.9)
+    assert plane.expired == [] and plane.live[-1].epoch == MAX_LIVE
+    plane.leave(1)  # by itself
+    assert plane.live[-1].epoch == MAX_LIVE + 1
+    plane.pass_time(ROOM_S)
+    assert plane.expired == []
+
+
+def test_then_it_must_end(plane: FakePlane) -> None:
+    plane.restarts.request()
+    plane.restarts.request()
+    plane.pass_time(ROOM_S)
+    assert plane.expired == [1]
+    plane.leave(1)
+    assert plane.live[-1].epoch == MAX_LIVE + 1
+
+
+def test_one_that_has_drained_long_enough_goes_at_once(plane: FakePlane) -> None:
+    plane.pass_time(ROOM_S)
+    plane.restarts.request()
+    assert plane.expired == [1]
+
+
+def test_a_stop_meanwhile_starts_nothing(plane: FakePlane) -> None:
+    plane.restarts.request()
+    plane.restarts.close()
+    plane.pass_time(ROOM_S)
+    plane.leave(1)
+    assert plane.expired == [] and plane.live[-1].epoch == MAX_LIVE
