@@ -7,6 +7,7 @@ a request while one runs is queued, depth one: the config that is read last wins
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -21,7 +22,9 @@ MAX_LIVE: Final = 3
 # The oldest has had at least so long to drain before it is cut off: a burst of reloads waits a moment, and its
 # keep-alive clients get their `Connection: close` instead of a reset.
 ROOM_S: Final = 1.0
-# A generation whose zygote died is started afresh at once; when that fails, again after 1 s, 2 s ... 30 s.
+# A generation whose zygote died is started afresh at once; when that fails, or its zygote soon dies too, again after
+# 1 s, 2 s ... 30 s. One that lived for HEALTHY_S did not die of its birth.
+HEALTHY_S: Final = 10.0
 REPLACE_S: Final = 1.0
 REPLACE_MAX_S: Final = 30.0
 
@@ -73,6 +76,7 @@ class Restarts:
         self._replacing: Alarm | None = None
         self._room: Alarm | None = None
         self._replace_s = 0.0
+        self._served_s = 0.0  # since when the one that serves does
         self._closed = False
         self._started = False  # the first start is no restart
         self.last: Outcome | None = None
@@ -104,13 +108,19 @@ class Restarts:
         """The accepting generation lost its zygote: start it afresh, unless a restart does that anyway."""
         if self._current is not None or self._closed or self._replacing is not None:
             return
+        if self._loop.now_s() - self._served_s >= HEALTHY_S:
+            self._replace_s = 0.0
+            self._served_s = math.inf  # once for each that served
         self._replacing = self._loop.after(self._replace_s, self._replace_now)
         self._replace_s = min(max(self._replace_s * 2, REPLACE_S), REPLACE_MAX_S)
 
     def serves(self, live: LiveGeneration, has_predecessor: bool) -> None:
         """`live` accepts. The restart ends when its predecessor has yielded."""
         if self._current is not None and self._current.generation is live:
-            self._replace_s = 0.0
+            self._served_s = self._loop.now_s()
+            if self._replacing is not None:  # somebody asked for a restart before it was due
+                self._replacing.cancel()
+                self._replacing = None
             if not has_predecessor:
                 self.yielded()
 

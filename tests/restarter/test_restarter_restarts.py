@@ -11,7 +11,7 @@ import pytest
 
 from hotproxy.restarter.generation import State
 from hotproxy.restarter.loop import Loop
-from hotproxy.restarter.restarts import MAX_LIVE, ROOM_S, Outcome, Restarts
+from hotproxy.restarter.restarts import HEALTHY_S, MAX_LIVE, ROOM_S, Outcome, Restarts
 
 
 class FakePlane:
@@ -103,3 +103,32 @@ def test_a_stop_meanwhile_starts_nothing(plane: FakePlane) -> None:
     plane.pass_time(ROOM_S)
     plane.leave(1)
     assert plane.expired == [] and plane.live[-1].epoch == MAX_LIVE
+
+
+def test_a_zygote_that_soon_dies_is_started_afresh_ever_more_patiently(plane: FakePlane) -> None:
+    """Without this, one that dies of serving is started again and again, as fast as Python can."""
+
+    def afresh_after() -> float:
+        epoch, began_s = plane.live[-1].epoch, plane.time_s
+        plane.live = [SimpleNamespace(epoch=epoch, state=State.ORPHANED, drains_since_s=0.0, why="")]
+        plane.restarts.replace()
+        plane.pass_time(0.0)
+        while plane.live[-1].epoch == epoch:
+            plane.pass_time(0.5)
+        waited_s = plane.time_s - began_s
+        plane.serve()
+        return waited_s
+
+    assert [afresh_after() for _ in range(7)] == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
+    plane.pass_time(HEALTHY_S)
+    assert [afresh_after() for _ in range(2)] == [0.0, 1.0]
+
+
+def test_a_restart_that_somebody_asks_for_replaces_it_as_well(plane: FakePlane) -> None:
+    """It was started afresh once more, up to 30 s after a good reload."""
+    plane.live = [SimpleNamespace(epoch=MAX_LIVE, state=State.ORPHANED, drains_since_s=0.0, why="")]
+    plane.restarts.replace()
+    plane.restarts.request()
+    plane.serve()
+    plane.pass_time(60.0)
+    assert plane.live[-1].epoch == MAX_LIVE + 1
