@@ -86,9 +86,14 @@ class SocketTable:
     def acquire(self, hello: Hello) -> Lease:
         """The sockets that `hello` asks for. Raises BindRefused; then nothing has changed."""
         lease = Lease()
+        places: dict[tuple[str, int], str] = {}
         try:
             for listener in hello.listeners:
                 for index, address in enumerate(listener.addresses):
+                    # "localhost:80" and "127.0.0.1:80": the kernel would give each of them half of the connections.
+                    place = (address.host, address.port)
+                    if address.port and places.setdefault(place, address.text) != address.text:
+                        raise BindRefused(f"{address.text} of listener '{listener.name}' is {places[place]} as well")
                     shared = listener.shared or address.family == "unix"
                     identity = _identity(listener.name, address)
                     if identity in lease.names:

@@ -112,6 +112,15 @@ def test_a_slot_more_that_is_refused_changes_nothing(table: SocketTable, monkeyp
     assert lease.sockets == before and len(table) == 2
 
 
+def test_one_address_under_two_names_is_refused(table: SocketTable) -> None:
+    """Each would have got every second connection."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(BindRefused, match=rf"localhost:{port} of listener 'b' is 127.0.0.1:{port} as well"):
+        table.acquire(hello(2, a=tcp("127.0.0.1", port), b=tcp("127.0.0.1", port, f"localhost:{port}")))
+    assert len(table) == 0
+
+
 def test_a_refusal_closes_what_was_bound_for_it(table: SocketTable) -> None:
     with socket.create_server(("127.0.0.1", 0), reuse_port=True) as other:
         port = other.getsockname()[1]
