@@ -30,7 +30,7 @@ class Caller:
 
     __slots__ = ("_forget", "_loop", "asked", "channel", "pid", "uid")
 
-    def __init__(self, sock: socket.socket, loop: Loop, forget: Callable[[Caller], None]) -> None:
+    def __init__(self, sock: socket.socket, loop: Loop, forget: Callable[[Caller], object]) -> None:
         self.channel = Channel(sock)
         self.pid, self.uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         self.asked = False
@@ -72,14 +72,15 @@ class CommandSocket:
         self.path = path
         self._loop = loop
         self._on_command = on_command
-        self._callers: set[Caller] = set()
+        self._callers: dict[Caller, None] = {}  # the oldest first
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock.setblocking(False)
         part = path.with_name(f"{path.name}.new")
         part.unlink(missing_ok=True)
         self._sock.bind(str(part))
         os.chmod(part, 0o660)
-        self._sock.listen(16)
+        # A client that does not block is told EAGAIN by a full queue.
+        self._sock.listen(MAX_CALLERS)
         part.replace(path)
         status = path.lstat()
         assert stat.S_ISSOCK(status.st_mode)
@@ -110,11 +111,15 @@ class CommandSocket:
             self._loop.unwatch(self._sock)
             self._loop.after(PAUSE_S, self._watch)
             return
+        caller = Caller(sock, self._loop, lambda gone: self._callers.pop(gone, None))
         if len(self._callers) >= MAX_CALLERS:
-            sock.close()
-            return
-        caller = Caller(sock, self._loop, self._callers.discard)
-        self._callers.add(caller)
+            # Whoever has said nothing yet makes room: they must not keep others from an answer.
+            silent = next((each for each in self._callers if not each.asked), None)
+            if silent is None:
+                caller.answer(False, f"{MAX_CALLERS} commands wait already")
+                return
+            silent.close()
+        self._callers[caller] = None
         if caller.uid not in (0, os.getuid()):
             log(WARNING, f"a command from uid {caller.uid} (pid {caller.pid}) was refused")
             caller.refuse("COMMAND", "not permitted")

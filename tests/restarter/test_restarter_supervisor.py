@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hotproxy.restarter.commands import MAX_CALLERS
 from hotproxy.shm import reader
 from tests.kit.plane import PATIENCE_S, Plane, Refused, plane
 
@@ -234,6 +235,23 @@ def test_a_forged_command_is_refused_and_nobody_minds(it: Plane) -> None:
     assert message is not None and message.kind == "UNKNOWN"
     with pytest.raises(Refused, match="unknown command 'explode'"):
         it.ask("explode")
+    assert it.ask("ping")["reason"] == "alive"
+
+
+def test_people_who_connect_and_say_nothing_keep_nobody_from_an_answer(it: Plane) -> None:
+    it.start(listeners=ONE)
+    silent = [it.connect() for _ in range(MAX_CALLERS * 2)]
+    assert it.ask("ping")["reason"] == "alive"
+    it.wish(listeners=ONE, fault="hang before HELLO")
+    silent.append(it.connect())  # in the place of "ping"
+    for channel in silent[-MAX_CALLERS:]:
+        channel.send("COMMAND", {"verb": "reload", "arguments": {}})
+    it.signal(signal.SIGHUP)
+    it.eventually(lambda: it.log.count("command 'reload'") == MAX_CALLERS)
+    with pytest.raises(Refused, match=f"{MAX_CALLERS} commands wait already"):
+        it.ask("ping")
+    for channel in silent:
+        channel.close()
     assert it.ask("ping")["reason"] == "alive"
 
 
