@@ -111,14 +111,15 @@ class CommandSocket:
             self._loop.unwatch(self._sock)
             self._loop.after(PAUSE_S, self._watch)
             return
-        caller = Caller(sock, self._loop, lambda gone: self._callers.pop(gone, None))
         if len(self._callers) >= MAX_CALLERS:
             # Whoever has said nothing yet makes room: they must not keep others from an answer.
             silent = next((each for each in self._callers if not each.asked), None)
             if silent is None:
-                caller.answer(False, f"{MAX_CALLERS} commands wait already")
+                log(WARNING, f"a command was refused: {MAX_CALLERS} wait already")
+                sock.close()
                 return
             silent.close()
+        caller = Caller(sock, self._loop, lambda gone: self._callers.pop(gone, None))
         self._callers[caller] = None
         if caller.uid not in (0, os.getuid()):
             log(WARNING, f"a command from uid {caller.uid} (pid {caller.pid}) was refused")
