@@ -12,7 +12,7 @@ from hotproxy.clock import SystemClock
 from hotproxy.config.model import Config
 from hotproxy.control.admin import Admin
 from hotproxy.control.http_server import HttpServer
-from hotproxy.restarter.frames import Channel, ChannelClosed, FrameError, Message
+from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull, FrameError, Message
 from hotproxy.restarter.log import WARNING, log
 from hotproxy.shm.cells import Slab
 from hotproxy.telemetry.stats import ClusterStats
@@ -80,7 +80,7 @@ class _Control:
                 message = channel.receive()
             except FrameError as error:
                 log(WARNING, f"control: a message was refused: {error}")
-                channel.send("UNKNOWN", {"kind": "?", "why": str(error)})
+                self._say("UNKNOWN", {"kind": "?", "why": str(error)})
                 continue
             except ChannelClosed:
                 self._loop.remove_reader(channel.fileno())
@@ -91,15 +91,20 @@ class _Control:
                 return
             self._on_message(message)
 
+    def _say(self, kind: str, fields: dict[str, str] | None = None) -> None:
+        try:
+            self._start.channel.send(kind, fields)
+        except (ChannelClosed, ChannelFull):
+            pass  # EOF follows; a zygote that does not read is found out by the supervisor
+
     def _on_message(self, message: Message) -> None:
         message.close_fds()
-        channel = self._start.channel
         if message.kind == "ACCEPT_ON":
             self._start_accepting()
-            channel.send("ACCEPTING")
+            self._say("ACCEPTING")
         elif message.kind == "ACCEPT_OFF":
             self._stop_accepting()
-            channel.send("ACCEPT_STOPPED")
+            self._say("ACCEPT_STOPPED")
         elif message.kind == "DRAIN" and message.fields["deadline_s"] == 0.0:
             self._draining = True
         elif message.kind == "UNDRAIN":
@@ -107,7 +112,7 @@ class _Control:
         elif message.kind in ("DRAIN", "KILL"):
             self._leaving.set()
         elif message.kind != "REOPEN_LOGS":
-            channel.send("UNKNOWN", {"kind": message.kind, "why": "not for the control process"})
+            self._say("UNKNOWN", {"kind": message.kind, "why": "not for the control process"})
 
     def _start_accepting(self) -> None:
         if self._accepting:

@@ -95,6 +95,8 @@ def _live(run: Callable[[Channel], int], ours: Channel, theirs: Channel, close_f
         code = run(theirs)
         sys.stdout.flush()
         sys.stderr.flush()
+    except ChannelClosed:
+        pass  # its zygote died before it could say a word: nobody waits for it
     except BaseException as error:
         log(ERROR, "internal error: " + traceback.format_exc())
         _say_why(theirs, "".join(traceback.format_exception_only(error)).strip())
