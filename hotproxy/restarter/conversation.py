@@ -107,6 +107,9 @@ class Conversation:
         if len(message.fds) != 2 or fields["serial"] not in live.promised:
             self._refuse(live, "FORKED", "it must name a slab that was given, and carry a channel and a pidfd")
             return
+        if not 0 < fields["pid"] < 1 << 31:
+            self._refuse(live, "FORKED", f"{fields['pid']} is no pid")
+            return
         channel_fd, pidfd = message.fds
         try:
             signal.pidfd_send_signal(pidfd, 0)

@@ -58,5 +58,8 @@ def spawn(command: Sequence[str], arguments: Sequence[str]) -> Spawned:
 
 def describe_exit(status: int) -> str:
     """A wait status in words: "exit code 1", "killed by signal 9"."""
-    code = os.waitstatus_to_exitcode(status)
+    try:
+        code = os.waitstatus_to_exitcode(status)
+    except (ValueError, OverflowError):  # somebody says so in a message
+        return f"the impossible wait status {status}"
     return f"exit code {code}" if code >= 0 else f"killed by signal {-code}"

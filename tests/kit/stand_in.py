@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hotproxy.restarter.frames import KINDS, PROTOCOL_VERSION, Channel, ChannelClosed, Message
 from hotproxy.restarter.hello import Deadlines, Hello, WantedAddress, WantedListener
+from hotproxy.restarter.outbox import Outbox
 from hotproxy.shm.layout import LAYOUT_VERSION
 from hotproxy.shm.schema import COUNTER, Stat, to_wire
 from hotproxy.zygote import __main__ as entry
@@ -204,6 +205,20 @@ def struck_after(fork: Callable[..., Any]) -> Callable[..., Any]:
     return struck
 
 
+def forged(post: Callable[..., None], fault: str) -> Callable[..., None]:
+    """As `Outbox.post`, with a number that no process has in what is said of the children."""
+
+    def say(outbox: Any, kind: str, fields: dict[str, Any] | None = None, fds: Any = ()) -> None:
+        said = dict(fields or {})
+        if kind == "FORKED" and fault == "impossible pid":
+            said["pid"] = 2**64 - 1
+        post(outbox, kind, said, fds)
+        if kind == "FORKED" and fault == "impossible status":
+            post(outbox, "DIED", {**said, "status": 2**40})
+
+    return say
+
+
 class Babbler(Zygote):
     """Says whatever comes to its mind, once it serves; every frame is well-formed."""
 
@@ -252,6 +267,8 @@ def load_and_live(channel: Channel, config: str, epoch: int, segment: str, insta
     if fault == "bad config":
         return begin.live(channel, lambda: "stand-in.json:1:1: it is bad\n  two lines of it", epoch, segment)
     program = StandIn(wishes, epoch, instance_dir)
+    if fault.startswith("impossible"):
+        Outbox.post = forged(Outbox.post, fault)  # type: ignore[method-assign]
     if fault == "struck after fork":
         zygote_main.fork = struck_after(zygote_main.fork)
     if fault == "babble":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -201,3 +202,15 @@ def test_a_generation_that_begins_to_accept_outlives_the_supervisor(it: Plane) -
     assert all(each.echoes() for each in held)
     assert {each.epoch for each in dial_many(port)} <= {1, 2}
     channel.close()
+
+
+def test_numbers_that_no_process_has(it: Plane) -> None:
+    """A pid or a wait status out of range raised in the supervisor, which ended over it."""
+    it.start(listeners=ONE)
+    for fault in ("impossible pid", "impossible status"):
+        it.wish(listeners=ONE, fault=fault)
+        with contextlib.suppress(Refused):
+            it.ask("reload")
+        assert it.dial().echoes()
+    assert "is no pid" in it.log
+    assert it.process is not None and it.process.poll() is None
