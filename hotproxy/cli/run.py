@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -54,6 +55,8 @@ def become_supervisor(place: places.Place, config: Path, workers: int | None) ->
     if workers is not None:
         arguments += ["--workers", str(workers)]
     sys.stdout.flush()
+    # A reload that is asked for before the supervisor listens is what its start does anyway; unhandled, it would kill.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         os.execv(sys.executable, arguments)
     except OSError as error:

@@ -109,7 +109,7 @@ class _Control:
             self._draining = True
         elif message.kind == "UNDRAIN":
             self._draining = False
-        elif message.kind in ("DRAIN", "KILL"):
+        elif message.kind == "DRAIN":
             self._leaving.set()
         elif message.kind != "REOPEN_LOGS":
             self._say("UNKNOWN", {"kind": message.kind, "why": "not for the control process"})

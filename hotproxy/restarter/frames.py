@@ -14,6 +14,7 @@ know. Records of live connections are opaque bytes here.
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 import struct
@@ -31,6 +32,9 @@ MAX_FDS: Final = 250
 MAX_FRAME_BYTES: Final = 128 * 1024
 # Larger states travel in a memfd. A generation's statistics schema is the largest: some 100 bytes a name.
 MAX_MEMFD_BYTES: Final = 64 * 1024 * 1024
+
+# sendmsg(2) and unix(7): too many descriptors in flight for this user's limit, no memory, no socket buffer.
+STARVED: Final = frozenset((errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM))
 
 _LENGTH: Final = struct.Struct("!I")
 _FD_SPACE: Final = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
@@ -76,7 +80,6 @@ KINDS: Final[dict[str, dict[str, type]]] = {
     "UNDRAIN": {},  # S -> Z -> W: answer normally again (`hotproxy drain --undo`)
     "SLOTS": {"slots": int},  # S -> Z: from now on so many
     "REOPEN_LOGS": {},  # S -> Z -> W, C
-    "KILL": {},  # S -> Z: everybody leaves at once
     # `supervisor.sock`
     "COMMAND": {"verb": str, "arguments": dict},  # U -> S
     "RESULT": {"ok": bool, "reason": str, "data": dict},  # S -> U
@@ -95,6 +98,10 @@ class ChannelClosed(Exception):
 
 class ChannelFull(Exception):
     """The other end does not read: its socket buffer is full. Nothing was sent."""
+
+
+class ChannelStarved(ChannelFull):
+    """The kernel is out of something that the frame needs: descriptors, memory. Nothing was sent; later it may be."""
 
 
 @dataclass(slots=True)
@@ -187,7 +194,10 @@ class Channel:
         if len(packet) <= MAX_FRAME_BYTES:
             self._send(packet, fds)
             return
-        memfd = os.memfd_create(f"hotproxy-{kind.lower()}", os.MFD_CLOEXEC)
+        try:
+            memfd = os.memfd_create(f"hotproxy-{kind.lower()}", os.MFD_CLOEXEC)
+        except OSError as error:
+            raise ChannelStarved from error
         try:
             body = msgpack.packb(dict(fields))
             _write_all(memfd, body)
@@ -207,6 +217,10 @@ class Channel:
             raise ChannelFull from None
         except (BrokenPipeError, ConnectionError):
             raise ChannelClosed from None
+        except OSError as error:
+            if error.errno not in STARVED:
+                raise
+            raise ChannelStarved from error
 
     def receive(self) -> Message | None:
         """The next message; None when there is none yet. Raises ChannelClosed at EOF, FrameError on a bad frame."""

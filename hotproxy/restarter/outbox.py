@@ -14,11 +14,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull, FrameError, Message
+from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull, ChannelStarved, FrameError, Message
+from hotproxy.restarter.log import ERROR, log
 from hotproxy.restarter.loop import Loop
 
 # More than this many undelivered messages never happens to a process that lives; then it is as good as dead.
 MAX_WAITING: Final = 1000
+# When the kernel is out of descriptors or memory; descriptors in flight come free as fast as the others read.
+RETRY_S: Final = 0.05
 
 
 class Outbox:
@@ -65,10 +68,13 @@ class Outbox:
                 return
             except ChannelClosed:
                 return  # EOF follows, with whatever the other end said before it
-            except ChannelFull:
-                self._loop.watch_write(self.channel, self._flush)
+            except ChannelFull as full:
+                self._wait(full)
         if len(self._waiting) < MAX_WAITING:
-            self._waiting.append((kind, fields or {}, [os.dup(fd) for fd in fds]))
+            try:
+                self._waiting.append((kind, fields or {}, _copies(fds)))
+            except OSError as error:  # its deadline decides what becomes of whoever waits for it
+                log(ERROR, f"{kind} can't be kept for later and is lost: {error.strerror}")
 
     def read(self) -> None:
         """Everything that has arrived, to EAGAIN or EOF."""
@@ -96,12 +102,22 @@ class Outbox:
             for fd in self._waiting.popleft()[2]:
                 os.close(fd)
 
+    def _wait(self, full: ChannelFull) -> None:
+        if isinstance(full, ChannelStarved):  # the socket takes data: to wait for that would be to spin
+            self._loop.watch_write(self.channel, None)
+            self._loop.after(RETRY_S, self._flush)
+        else:
+            self._loop.watch_write(self.channel, self._flush)
+
     def _flush(self) -> None:
+        if not self.open:
+            return
         while self._waiting:
             kind, fields, fds = self._waiting[0]
             try:
                 self.channel.send(kind, fields, fds)
-            except ChannelFull:
+            except ChannelFull as full:
+                self._wait(full)
                 return
             except ChannelClosed:
                 break
@@ -109,3 +125,15 @@ class Outbox:
             for fd in fds:
                 os.close(fd)
         self._loop.watch_write(self.channel, None)
+
+
+def _copies(fds: Sequence[int]) -> list[int]:
+    copies: list[int] = []
+    try:
+        for fd in fds:
+            copies.append(os.dup(fd))
+    except OSError:
+        for copy in copies:
+            os.close(copy)
+        raise
+    return copies

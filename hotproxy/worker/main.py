@@ -216,8 +216,6 @@ class Worker:
             self._drain.undo()
         elif kind == "REOPEN_LOGS":
             self._parts.logs.reopen()
-        elif kind == "KILL":
-            self._stop(EXIT_DRAINED)
         elif kind == "UNKNOWN":
             log(WARNING, f"the zygote refused a message: {fields['why']}")
         else:

@@ -112,8 +112,6 @@ class Zygote:
             self._set_slots(fields["slots"])
         elif kind == "REOPEN_LOGS":
             self._seats.tell_all(kind)
-        elif kind == "KILL":
-            self._fail("")
         elif kind == "UNKNOWN":
             self._on_refused(fields)
         else:

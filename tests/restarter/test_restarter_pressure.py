@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from hotproxy.restarter.commands import PAUSE_S, CommandSocket
-from hotproxy.restarter.frames import Channel, Message
+from hotproxy.restarter.frames import Channel, ChannelStarved, Message
 from hotproxy.restarter.log import write_raw
 from hotproxy.restarter.loop import MAX_SLEEP_S, Loop
-from hotproxy.restarter.outbox import Outbox
+from hotproxy.restarter.outbox import RETRY_S, Outbox
 from hotproxy.restarter.systemd import Notifier
 
 PIPE_BUF = 4096
@@ -124,3 +124,34 @@ def test_a_full_stderr_hangs_nobody(capfd: pytest.CaptureFixture[str]) -> None:
             os.close(fd)
     assert os.read(reading, 10) == b"x" * 10
     os.close(reading)
+
+
+def test_a_frame_that_the_kernel_has_no_descriptors_for_waits_and_does_not_spin() -> None:
+    """ETOOMANYREFS ended the supervisor; the socket takes data meanwhile, so waiting for that would have been a spin."""
+
+    class Starving(Channel):
+        refusals = 2
+
+        def send(self, kind: str, fields: object = None, fds: object = ()) -> None:
+            if self.refusals:
+                self.refusals -= 1
+                raise ChannelStarved
+            super().send(kind, {})
+
+    now_s = 0.0
+    loop = Loop(selectors.DefaultSelector(), lambda: now_s)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reader = Channel(theirs)
+    outbox = Outbox(Starving(ours), loop, lambda message: None, lambda error: None, lambda: None)
+    outbox.post("ACCEPT_ON")
+    outbox.post("ACCEPT_OFF")
+    turns = 0
+    while (first := reader.receive()) is None:
+        now_s += RETRY_S
+        loop.turn()
+        turns += 1
+    second = reader.receive()
+    assert (first.kind, second and second.kind, turns) == ("ACCEPT_ON", "ACCEPT_OFF", 2)
+    outbox.close()
+    reader.close()
+    loop.close()

@@ -231,7 +231,7 @@ def test_a_forged_command_is_refused_and_nobody_minds(it: Plane) -> None:
         channel.sock.send(data)
         channel.close()
     channel = it.connect()
-    channel.send("KILL")
+    channel.send("REOPEN_LOGS")
     assert select.select([channel], [], [], PATIENCE_S)[0]
     message = channel.receive()
     assert message is not None and message.kind == "UNKNOWN"

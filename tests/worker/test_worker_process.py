@@ -377,10 +377,3 @@ def test_an_orphan_that_was_never_told_to_accept_ends(worker):
     """Its zygote died between fork and the message about it: nobody would ever ask it for anything."""
     worker.channel.close()
     assert worker.wait() == 0
-
-
-def test_kill_ends_it_at_once(worker):
-    worker.begin()
-    with worker.connect("db"):
-        worker.channel.send("KILL")
-        assert worker.wait() == 0
