@@ -127,7 +127,7 @@ def test_a_full_stderr_hangs_nobody(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_frame_that_the_kernel_has_no_descriptors_for_waits_and_does_not_spin() -> None:
-    """ETOOMANYREFS ended the supervisor; the socket takes data meanwhile, so waiting for that would have been a spin."""
+    """ETOOMANYREFS ended the supervisor; the socket takes data meanwhile: waiting for that would be a spin."""
 
     class Starving(Channel):
         refusals = 2
