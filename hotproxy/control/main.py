@@ -133,6 +133,5 @@ class _Control:
     def _publish_membership(self) -> None:
         """Readers take these from the control process of the newest accepting generation; they are not added up."""
         for cluster in self._start.config.clusters:
-            stats = ClusterStats(self._start.slab, cluster.name)
-            stats.membership_total.set(len(cluster.endpoints))
-            stats.membership_healthy.set(len(cluster.endpoints))
+            for statistic in ("membership_total", "membership_healthy"):  # of all of ClusterStats these alone
+                self._start.slab.gauge(f"{ClusterStats.scope}.{cluster.name}.{statistic}").set(len(cluster.endpoints))

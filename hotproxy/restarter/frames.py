@@ -24,6 +24,8 @@ from typing import Any, Final
 
 import msgpack
 
+from hotproxy.shm.bulk import no_collections
+
 # What both ends must speak; HELLO carries it. Raised only when the meaning of an existing field changes.
 PROTOCOL_VERSION: Final = 1
 # The kernel's SCM_MAX_FD is 253; a message with more is refused by it.
@@ -271,7 +273,8 @@ def _read_memfd(kind: str, size: object, fds: list[int]) -> dict[str, Any]:
         os.close(memfd)
     if len(body) != size:
         raise FrameError(f"the memfd of {kind} has {len(body)} bytes, {size} were announced")
-    fields = _unpack_map(body)
+    with no_collections():
+        fields = _unpack_map(body)
     check(kind, fields)
     return fields
 

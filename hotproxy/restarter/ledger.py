@@ -12,6 +12,7 @@ from typing import Any
 
 from hotproxy.restarter.holders import parent_of
 from hotproxy.restarter.log import NOTICE, log
+from hotproxy.shm.bulk import no_collections
 from hotproxy.shm.cells import Slab
 from hotproxy.shm.layout import DRAINING, LIVE, ShmError, segment_name
 from hotproxy.shm.schema import from_wire
@@ -40,7 +41,8 @@ class Ledger:
 
     def admit(self, stats: list[Any], version: str) -> None:
         """Make room for a generation's statistics. Raises ShmError (SchemaError)."""
-        declared = from_wire(stats)
+        with no_collections():
+            declared = from_wire(stats, self._segment.schema if self._segment is not None else None)
         if self._segment is None:
             self._segment = Segment.open_or_create(self.segment_name, version, lambda text: log(NOTICE, text))
             self._segment.last_epoch = max(self._last_epoch, self._segment.last_epoch)

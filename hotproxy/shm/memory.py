@@ -16,6 +16,7 @@ from typing import Final
 import posix_ipc
 
 from hotproxy.errors import EXIT_NOT_PERMITTED
+from hotproxy.shm.bulk import no_collections
 from hotproxy.shm.layout import (
     CACHE_LINE_BYTES,
     ENTRY_WORDS,
@@ -202,12 +203,13 @@ def close_objects(objects: list[SharedObject]) -> None:
 def read_schema(objects: list[SharedObject]) -> Schema:
     """The schema of all objects together. Raises SchemaError where it is none."""
     schema = Schema()
-    for shared in objects:
-        committed = shared.get(O_SCHEMA_COMMITTED)
-        if not 0 <= committed <= shared.schema_capacity:
-            raise ShmError(f"shared memory {shared.name} is corrupt: its schema claims {committed} bytes")
-        for entry in decode_entries(shared.map[shared.schema : shared.schema + committed]):
-            schema.append(entry)
+    with no_collections():
+        for shared in objects:
+            committed = shared.get(O_SCHEMA_COMMITTED)
+            if not 0 <= committed <= shared.schema_capacity:
+                raise ShmError(f"shared memory {shared.name} is corrupt: its schema claims {committed} bytes")
+            for entry in decode_entries(shared.map[shared.schema : shared.schema + committed]):
+                schema.append(entry)
     return schema
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import http
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from hotproxy.shm.cells import Counter, Gauge, Histogram, Slab
 from hotproxy.shm.schema import COUNTER, GAUGE, HISTOGRAM, INSTANCE_GAUGE, Stat
@@ -44,28 +44,21 @@ class Scope:
     tag: ClassVar[str]  # Envoy's label for the listener or cluster
 
     def __init__(self, slab: Slab, name: str) -> None:
-        for field in _table(type(self)):
-            full = f"{self.scope}.{name}.{field.name}"
-            kind = _KINDS[str(field.type)]
+        for last, kind, _, _ in _table(type(self)):
+            full = f"{self.scope}.{name}.{last}"
             if kind == COUNTER:
-                setattr(self, field.name, slab.counter(full))
+                setattr(self, last, slab.counter(full))
             elif kind == HISTOGRAM:
-                setattr(self, field.name, slab.histogram(full))
+                setattr(self, last, slab.histogram(full))
             else:
-                setattr(self, field.name, slab.gauge(full))
+                setattr(self, last, slab.gauge(full))
 
     @classmethod
     def declare(cls, name: str) -> list[Stat]:
         """The schema of one listener or cluster called `name`."""
-        stats = []
-        for field in _table(cls):
-            last, tags = field.name, [(cls.tag, name)]
-            if last[-2:] == "xx":  # downstream_rq_2xx -> family downstream_rq_xx, class 2
-                tags.insert(0, ("envoy_response_code_class", last[-3]))
-                last = f"{last[:-3]}xx"
-            family = f"{'hotproxy' if field.type == 'OwnCounter' else 'envoy'}_{cls.scope}_{last}"
-            stats.append(Stat(f"{cls.scope}.{name}.{field.name}", _KINDS[str(field.type)], tuple(tags), family))
-        return stats
+        first = f"{cls.scope}.{name}."
+        own = (cls.tag, name)
+        return [Stat(first + last, kind, (*tags, own), family) for last, kind, tags, family in _table(cls)]
 
     def by_name(self, counter: str) -> Counter:
         """The counter that a `Reason` names. Raises KeyError when this scope has no such counter."""
@@ -75,8 +68,32 @@ class Scope:
         return found
 
 
-def _table(scope: type[Scope]) -> list[dataclasses.Field[Any]]:
-    return [field for field in dataclasses.fields(scope) if not field.name.startswith("_")]  # type: ignore[arg-type]
+_Row = tuple[str, int, tuple[tuple[str, str], ...], str]  # last part of the name, kind, tags before its own, family
+
+# A config has hundreds of clusters, and one table for all of them.
+_tables: dict[type[Scope], list[_Row]] = {}
+
+
+def _table(scope: type[Scope]) -> list[_Row]:
+    made = _tables.get(scope)
+    if made is None:
+        made = _tables[scope] = _read_table(scope)
+    return made
+
+
+def _read_table(scope: type[Scope]) -> list[_Row]:
+    rows = []
+    for field in dataclasses.fields(scope):  # type: ignore[arg-type]
+        if field.name.startswith("_"):
+            continue
+        last: str = field.name
+        tags: tuple[tuple[str, str], ...] = ()
+        if last[-2:] == "xx":  # downstream_rq_2xx -> family downstream_rq_xx, class 2
+            tags = (("envoy_response_code_class", last[-3]),)
+            last = f"{last[:-3]}xx"
+        family = f"{'hotproxy' if field.type == 'OwnCounter' else 'envoy'}_{scope.scope}_{last}"
+        rows.append((field.name, _KINDS[str(field.type)], tags, family))
+    return rows
 
 
 @dataclass(init=False, slots=True)
@@ -154,6 +171,27 @@ class TcpStats(Scope):
     idle_timeout: Counter
 
 
+_CODE_TAGS: Final = tuple(("envoy_response_code", str(code)) for code in STATUS_CODES)
+
+
+class _Codes(dict[int, Counter | None]):
+    """A cluster's counter of each registered code, None for other codes. Made when a code first comes: of the 62 most
+    clusters meet three, and 62 objects for each of a thousand clusters are most of a worker's start."""
+
+    __slots__ = ("_name", "_slab")
+
+    def __init__(self, slab: Slab, name: str) -> None:
+        super().__init__()
+        self._slab = slab
+        self._name = name
+
+    def __missing__(self, code: int) -> Counter | None:
+        # A number of a status line has three digits: at most a thousand entries.
+        made = self._slab.counter(f"cluster.{self._name}.upstream_rq_{code}") if code in STATUS_CODES else None
+        self[code] = made
+        return made
+
+
 @dataclass(init=False, slots=True)
 class ClusterStats(Scope):
     """One cluster: connections to its endpoints, requests to it, and who is in it."""
@@ -191,24 +229,17 @@ class ClusterStats(Scope):
     membership_total: InstanceGauge
     membership_healthy: InstanceGauge
     _classes: dict[int, Counter]
-    _codes: dict[int, Counter]
+    _codes: _Codes
 
     def __init__(self, slab: Slab, name: str) -> None:
         Scope.__init__(self, slab, name)
         self._classes = {digit: self.by_name(f"upstream_rq_{digit}xx") for digit in range(1, 6)}
-        self._codes = {code: slab.counter(f"cluster.{name}.upstream_rq_{code}") for code in STATUS_CODES}
+        self._codes = _Codes(slab, name)
 
     @classmethod
     def declare(cls, name: str) -> list[Stat]:
-        codes = [
-            Stat(
-                f"cluster.{name}.upstream_rq_{code}",
-                COUNTER,
-                (("envoy_response_code", str(code)), (cls.tag, name)),
-                "envoy_cluster_upstream_rq",
-            )
-            for code in STATUS_CODES
-        ]
+        first, own = f"cluster.{name}.upstream_rq_", (cls.tag, name)
+        codes = [Stat(first + tag[1], COUNTER, (tag, own), "envoy_cluster_upstream_rq") for tag in _CODE_TAGS]
         return Scope.declare.__func__(cls, name) + codes  # type: ignore[attr-defined, no-any-return]
 
     def count_status(self, code: int) -> None:
@@ -217,7 +248,7 @@ class ClusterStats(Scope):
         counter = self._classes.get(code // 100)
         if counter is not None:
             counter.inc()
-        counter = self._codes.get(code)
+        counter = self._codes[code]
         if counter is not None:
             counter.inc()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from hotproxy.restarter.frames import Channel
 from hotproxy.restarter.kernel import drop_all_capabilities, set_process_name
 from hotproxy.restarter.log import name_process
+from hotproxy.shm.bulk import no_collections
 from hotproxy.zygote.child import ignore_signals
 from hotproxy.zygote.main import Zygote
 from hotproxy.zygote.program import Program
@@ -35,7 +36,8 @@ def live(channel: Channel, load: Callable[[], Program | str], epoch: int, segmen
     set_process_name("hotproxy-zygote")
     ignore_signals()
     drop_all_capabilities()
-    program = load()
+    with no_collections():
+        program = load()
     if isinstance(program, str):
         channel.send("FAILED", {"why": program})
         return 1

@@ -13,6 +13,7 @@ drain.
 from __future__ import annotations
 
 import enum
+import gc
 import os
 import selectors
 from functools import partial
@@ -27,6 +28,7 @@ from hotproxy.restarter.outbox import Outbox
 from hotproxy.restarter.spawn import describe_exit
 from hotproxy.shm.cells import Slab, SlabPlace
 from hotproxy.shm.layout import ShmError
+from hotproxy.shm.schema import Schema
 from hotproxy.zygote.child import WORKER, Child, fork
 from hotproxy.zygote.program import Birth, Program
 from hotproxy.zygote.seats import Seat, Seats
@@ -59,6 +61,7 @@ class Zygote:
         self._supervisor = Outbox(channel, self._loop, self._on_message, self._on_bad_frame, self._on_orphaned)
         self._phase = Phase.ASKING
         self._seats = Seats(program.hello.slots, program.is_control)
+        self._schema: Schema | None = None  # as it was at the last fork
         self._answer = ""  # ACCEPT_STOPPED or SHUT_DONE, which is due when all of these serials have said it
         self._waiting_for: set[int] = set()
         self._soft_drain = False
@@ -172,7 +175,8 @@ class Zygote:
         if seat is not None and self._phase <= Phase.SERVING:
             seat.asked = False
             try:
-                slab = Slab.open(self._segment_name, SlabPlace.from_wire(fields["place"]))
+                slab = Slab.open(self._segment_name, SlabPlace.from_wire(fields["place"]), self._schema)
+                self._remember(slab.schema)
                 self._fork(seat, serial, slab)
                 return
             except (ShmError, OSError) as error:  # EAGAIN: too many processes, ENOMEM
@@ -182,6 +186,13 @@ class Zygote:
                     self._seats.rebalance()
         # "Died" before it was born, so that its slab is free again.
         self._supervisor.post("DIED", {"serial": serial, "slot": slot, "role": role, "pid": 0, "status": 0})
+
+    def _remember(self, schema: Schema) -> None:
+        """A thousand clusters have 90,000 statistics: they are read once, and like all that lives as long as the
+        generation they are frozen, so that no collection in a child copies their pages."""
+        if schema is not self._schema:
+            self._schema = schema
+            gc.freeze()
 
     def _fork(self, seat: Seat, serial: int, slab: Slab) -> None:
         sockets = self._seats.sockets_of(seat)

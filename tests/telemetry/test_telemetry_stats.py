@@ -92,6 +92,14 @@ def test_a_status_counts_its_class_and_its_code(code, counted):
     })  # fmt: skip
 
 
+def test_a_code_is_one_counter_however_often_and_through_whichever_object_it_comes():
+    slab = Slab.private(ClusterStats.declare("x"))
+    one, two = ClusterStats(slab, "x"), ClusterStats(slab, "x")
+    for stats in (one, two, one):
+        stats.count_status(204)
+    assert slab.counter("cluster.x.upstream_rq_204").value == 3
+
+
 def test_kinds_families_and_tags_are_envoys():
     stats = declared()
     assert stats["cluster.x.upstream_rq_2xx"] == Stat(

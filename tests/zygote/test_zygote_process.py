@@ -7,8 +7,10 @@ import signal
 import socket
 from pathlib import Path
 
+import pytest
+
 from tests.kit import audited_zygote
-from tests.kit.plane import PATIENCE_S, Plane, plane
+from tests.kit.plane import PATIENCE_S, Plane, Refused, plane
 
 CONFIG = """
 workers: 1
@@ -65,3 +67,22 @@ def test_a_config_that_is_refused_says_where(tmp_path: Path) -> None:
         it.launch()
         assert it.wait() == 1
         assert f"{it.config}:1:" in it.log
+
+
+def test_who_is_forked_again_after_a_refused_reload_counts_in_its_own_cells(tmp_path: Path) -> None:
+    """The list of statistics is read at the first fork and kept. A refused reload makes it longer meanwhile."""
+    with plane(tmp_path, zygote=Path(audited_zygote.__file__)) as it, socket.create_server(("127.0.0.1", 0)) as taken:
+        it.config.write_text(CONFIG)
+        it.launch()
+        it.until_serving()
+        assert get(it).endswith(b"here")
+        clash = f"  - {{name: more, address: '127.0.0.1:{taken.getsockname()[1]}', tcp: {{cluster: c}}}}\n"
+        it.config.write_text(CONFIG + clash + "clusters: [{name: c, endpoints: ['127.0.0.1:1']}]\n")
+        with pytest.raises(Refused, match="in use"):
+            it.ask("reload")
+        assert it.stats()["cluster.c.upstream_rq_200"] == 0
+        (pid,) = it.slots()
+        os.kill(pid, signal.SIGKILL)
+        assert get(it).endswith(b"here")
+        it.eventually(lambda: it.stats()["http.a.downstream_rq_completed"] == 2)
+        assert it.stats()["http.a.rq_direct_response"] == 2
