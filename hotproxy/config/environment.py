@@ -29,21 +29,25 @@ class BadReference:
 
 @dataclass(frozen=True, slots=True)
 class Substituted:
-    """A scalar after substitution; `secret` when a variable with a telling name went into it."""
+    """A scalar after substitution; `secrets` are the values of variables with a telling name that went into it."""
 
     text: str
     bad: tuple[BadReference, ...]
-    secret: bool
+    secrets: tuple[str, ...]
+
+    @property
+    def secret(self) -> bool:
+        return bool(self.secrets)
 
 
 def substitute(text: str, variables: Mapping[str, str]) -> Substituted:
     """Replace every reference in `text`. A dollar that begins neither `${` nor `$$` stays as it is."""
     bad: list[BadReference] = []
-    secret = False
+    secrets: list[str] = []
     size = 0
 
     def replace(match: re.Match[str]) -> str:
-        nonlocal secret, size
+        nonlocal size
         if match[0] == "$$":
             return "$"
         if match["bad"] is not None:
@@ -62,11 +66,12 @@ def substitute(text: str, variables: Mapping[str, str]) -> Substituted:
         if size > MAX_SUBSTITUTED:
             bad.append(BadReference(match[0], f"more than {MAX_SUBSTITUTED} characters come from variables", ""))
             return ""
-        secret = secret or is_secret_name(name)
+        if is_secret_name(name):
+            secrets.append(value)
         return value
 
     result = _REFERENCE.sub(replace, text)
-    return Substituted(result, tuple(bad), secret)
+    return Substituted(result, tuple(bad), tuple(secrets))
 
 
 def read_assignments(source: Source) -> dict[str, str]:

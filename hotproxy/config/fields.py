@@ -44,6 +44,7 @@ class Reader:
         self.names = names
         self.offline = offline
         self._log_format = log_format
+        self.secrets: set[str] = set()  # values of variables that went into a text and must not be shown
 
     def section(self, node: Node, shape: Shape, where: str) -> Fields | None:
         """The fields of `node`; None (and a problem) when it is no mapping."""
@@ -104,6 +105,7 @@ class Reader:
         for bad in result.bad:
             self.problems.error(_inside(node, bad.text), bad.message, bad.hint, where)
         node.substituted = True
+        self.secrets.update(filter(None, result.secrets))
         node.text, node.secret, node.broken = result.text, result.secret, bool(result.bad)
         return not result.bad
 

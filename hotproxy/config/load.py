@@ -31,10 +31,15 @@ MAX_INCLUDED: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """All problems by place, warnings among them; `config` is None when one of them is an error."""
+    """All problems by place, warnings among them; `config` is None when one of them is an error.
+
+    `roots`: what the files hold, variables replaced, the main file first. `secrets`: what of it nobody should see.
+    """
 
     config: model.Config | None
     problems: tuple[ConfigProblem, ...]
+    roots: tuple[Node, ...] = ()
+    secrets: frozenset[str] = frozenset()
 
     @property
     def warnings(self) -> tuple[ConfigProblem, ...]:
@@ -114,6 +119,7 @@ class _Run:
         self.reader = Reader(self.problems, self.variables, self.names, offline, log_format)
         self.complete = True  # False once a file that may define something could not be read
         self.files = 1
+        self.roots: list[Node] = []
         self.listeners: list[model.Listener] = []
         self.clusters: list[model.Cluster] = []
 
@@ -124,7 +130,8 @@ class _Run:
             config = self._main(source)
             check_references(self.names, self.problems, self.complete)
         problems = self.problems.sorted()
-        return Examined(None if self.problems.failed else config, problems)
+        roots, secrets = tuple(self.roots), frozenset(self.reader.secrets)
+        return Examined(None if self.problems.failed else config, problems, roots, secrets)
 
     def _main(self, source: Source) -> model.Config | None:
         root = self._parse(source)
@@ -152,6 +159,8 @@ class _Run:
         for mistake in mistakes:
             self.problems.error(mistake.node, str(mistake), mistake.hint)
         self.complete = self.complete and root is not None
+        if root is not None:
+            self.roots.append(root)
         return root
 
     def _admin(self, fields: Fields) -> model.Admin | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 _WORD: Final = r"(?:passw(?:or)?d|passphrase|secret|token|api[-_]?key|private[-_]?key|authorization|cookie|credential)"
@@ -25,6 +25,46 @@ _KEY_ONLY: Final = re.compile(rf"(?i)^\s*(?:-\s+)?[\"']?{_NAME}[\"']?\s*:")
 _SCHEME: Final = re.compile(r"(?i)(?P<before>\b(?:bearer|basic|digest)\s+)(?P<secret>[^\s\"',}\]]+)")
 _USER: Final = re.compile(r"(?P<before>://)(?P<secret>[^/\s@\"']+)(?=@)")
 _SECRET_NAME: Final = re.compile(rf"(?i){_NAME}")
+
+
+MASK: Final = "***"
+# Shorter ones stand in half of all words.
+_MIN_SECRET: Final = 4
+
+
+class Shown:
+    """How the texts of a config are printed: as they are."""
+
+    def text(self, text: str) -> str:
+        return text
+
+    def format(self, text: str) -> str:
+        """Of an access log, where an operator that names a secret header is none itself."""
+        return text
+
+    def header(self, name: str, value: str) -> str:
+        return self.text(value)
+
+
+class Hidden(Shown):
+    """... without secrets: what sounds like one, and `secrets`, the values of variables that sound like one."""
+
+    def __init__(self, secrets: Collection[str]) -> None:
+        self._whole = frozenset(secrets)
+        parts = sorted((each for each in secrets if len(each) >= _MIN_SECRET), key=len, reverse=True)
+        # Regardless of case: a name in a config is compared in lower case, and kept like that.
+        self._parts = re.compile("|".join(map(re.escape, parts)), re.IGNORECASE) if parts else None
+
+    def text(self, text: str) -> str:
+        return mask(self.format(text))
+
+    def format(self, text: str) -> str:
+        if text in self._whole:
+            return MASK
+        return text if self._parts is None else self._parts.sub(MASK, text)
+
+    def header(self, name: str, value: str) -> str:
+        return MASK if is_secret_name(name) else self.text(value)
 
 
 def is_secret_name(name: str) -> bool:
