@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from hotproxy.config import model
@@ -28,15 +29,29 @@ _UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstu
 _DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
 
 
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """Why a route does not match: `part` of it ("path", "prefix", "method", "header") wants `wanted`.
+
+    For a header, `given` is what the request says, None for nothing.
+    """
+
+    part: str
+    name: str
+    wanted: str
+    given: str | None = None
+
+
 class Route:
     """One route, compiled: texts are bytes, inherited settings are resolved. Times in seconds, 0.0 = no limit."""
 
     __slots__ = (
-        "cluster", "direct_response", "headers", "host_rewrite", "idle_timeout_s", "methods", "name", "path",
+        "cluster", "config", "direct_response", "headers", "host_rewrite", "idle_timeout_s", "methods", "name", "path",
         "prefix", "prefix_rewrite", "redirect", "timeout_s", "upgrades", "virtual_host",
     )  # fmt: skip
 
     def __init__(self, config: model.Route, virtual_host: str) -> None:
+        self.config = config
         self.name = config.name
         self.virtual_host = virtual_host
         self.path = None if config.path is None else config.path.encode()
@@ -61,6 +76,22 @@ class Route:
             if not values or b",".join(values) != value:
                 return False
         return True
+
+    def misfit(self, path: bytes, head: RequestHead) -> Misfit | None:
+        """What `accepts` and the look-up by path only answer with no: the first thing that does not fit."""
+        if self.path is not None:
+            if path != self.path:
+                return Misfit("path", "", self.path.decode())
+        elif not path.startswith(self.prefix):
+            return Misfit("prefix", "", self.prefix.decode())
+        if self.methods and head.method not in self.methods:
+            return Misfit("method", "", " ".join(sorted(method.decode() for method in self.methods)))
+        for name, value in self.headers:
+            values = head.headers.get_all(name)
+            if not values or b",".join(values) != value:
+                given = b",".join(values).decode("latin-1") if values else None
+                return Misfit("header", name.decode(), value.decode(), given)
+        return None
 
     def rewrite(self, path: bytes, target: bytes) -> bytes:
         """The target to forward, of the normalised `path` and the `target` that `normalise` returned."""
@@ -107,9 +138,10 @@ Found = tuple[int, Route]  # the route's number in its virtual host: the lowest 
 class _VirtualHost:
     """The routes of one virtual host, by exact path and by length of prefix."""
 
-    __slots__ = ("_exact", "_prefixes")
+    __slots__ = ("_exact", "_prefixes", "config")
 
     def __init__(self, config: model.VirtualHost) -> None:
+        self.config = config
         self._exact: dict[bytes, list[Found]] = {}
         by_length: dict[int, dict[bytes, list[Found]]] = {}
         for number, route_config in enumerate(config.routes):
@@ -166,6 +198,11 @@ class RouteTable:
         if host is None:
             host = self._by_name(authority) if self._exact or self._suffixes else self._any
         return None if host is None else host.find(path, head)
+
+    def virtual_host(self, authority: bytes) -> model.VirtualHost | None:
+        """Whose routes `find` looks at."""
+        host = self._by_name(authority)
+        return None if host is None else host.config
 
     def _by_name(self, authority: bytes) -> _VirtualHost | None:
         name = _host_name(authority)

@@ -30,8 +30,8 @@ from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import TcpListener
 from hotproxy.telemetry.stream_info import StreamInfo
 from hotproxy.upstream.cluster import Cluster
-from hotproxy.upstream.connect import ConnectAttempt
 from hotproxy.upstream.endpoint import Endpoint
+from hotproxy.upstream.pool import Connecting
 
 # What is held for a client while we connect: one read. Protocols in which the client speaks first send far less.
 EARLY_BYTES: Final = 64 * 1024
@@ -122,7 +122,7 @@ class TcpProxy:
         self._up.other = self._down
         self._early = bytearray()  # from the client, while there is no endpoint yet
         self._early_disabled = False
-        self._attempt: ConnectAttempt | None = None
+        self._attempt: Connecting | None = None
         self._endpoint: Endpoint | None = None
         self._tried: list[Endpoint] = []
         self._idle = Timer(self, "idle")
@@ -160,7 +160,8 @@ class TcpProxy:
         self._info.attempts += 1
         self._use(endpoint, cluster)
         cluster.stats.upstream_cx_total.inc()
-        self._attempt = ConnectAttempt(endpoint, cluster.connect_timeout_s, self, self._runtime)
+        connector = self._runtime.snapshot.pools.connector
+        self._attempt = connector(endpoint, cluster.connect_timeout_s, self, self._runtime)
         self._attempt.start()
 
     def _use(self, endpoint: Endpoint, cluster: Cluster) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hotproxy.config.model import Redirect, Route, VirtualHost
 from hotproxy.http.codec import HTTP_1_1, RequestHead
 from hotproxy.http.headers import Headers
-from hotproxy.proxy.route import RouteTable, normalise
+from hotproxy.proxy.route import Misfit, RouteTable, normalise
+from hotproxy.proxy.route import Route as LiveRoute
 
 
 def head(method: bytes = b"GET", *fields: tuple[bytes, bytes]) -> RequestHead:
@@ -209,3 +212,48 @@ def test_thousands_of_routes_cost_no_more_than_a_few() -> None:
     assert found(routes, path=b"/service-04500/x") == "p4500"
     assert found(routes, path=b"/exact-4999") == "e4999"
     assert asked == 1
+
+
+SOME_PATHS = st.sampled_from(["/", "/a", "/a/", "/a/b", "/b"])
+SOME_ROUTES = st.builds(
+    lambda kind, text, methods, headers: Route(**{kind: text}, methods=methods, headers=headers),
+    st.sampled_from(["path", "prefix"]),
+    SOME_PATHS,
+    st.frozensets(st.sampled_from(["GET", "POST"]), max_size=1),
+    st.sampled_from([(), (("x", "1"),), (("x", "1, 2"),)]),
+)
+SOME_HEADS = st.builds(
+    lambda method, fields: head(method, *fields),
+    st.sampled_from([b"GET", b"POST"]),
+    st.lists(st.sampled_from([(b"X", b"1"), (b"x", b"2"), (b"y", b"1")]), max_size=2),
+)
+
+
+@given(st.lists(SOME_ROUTES, max_size=6), SOME_PATHS.map(str.encode), SOME_HEADS)
+def test_the_route_that_is_found_is_the_first_without_a_misfit(routes, path, request):
+    """`explain` says why with `misfit`; what serves is the look-up. They must never disagree."""
+    fits = [each for each in routes if LiveRoute(each, "").misfit(path, request) is None]
+    route = table(*routes).find(b"a", path, request)
+    assert (route.config if route is not None else None) is (fits[0] if fits else None)
+
+
+@pytest.mark.parametrize(
+    ("route", "misfit"),
+    [
+        (Route(path="/b"), Misfit("path", "", "/b")),
+        (Route(prefix="/a/b/"), Misfit("prefix", "", "/a/b/")),
+        (Route(prefix="/a", methods=frozenset({"PUT", "POST"})), Misfit("method", "", "POST PUT")),
+        (Route(prefix="/a", headers=(("x", "1"),)), Misfit("header", "x", "1", "2")),
+        (Route(prefix="/a", headers=(("y", "1"),)), Misfit("header", "y", "1")),
+        (Route(prefix="/a", headers=(("x", "2"),)), None),
+    ],
+)
+def test_a_misfit_is_the_first_thing_that_does_not_fit(route: Route, misfit: Misfit | None) -> None:
+    assert LiveRoute(route, "").misfit(b"/a/b", head(b"GET", (b"x", b"2"))) == misfit
+
+
+def test_the_virtual_host_can_be_asked_for():
+    for authority, name in ((b"API.example.com:80", "exact"), (b"x.example.com", "near"), (b"other", "rest")):
+        host = HOSTS.virtual_host(authority)
+        assert host is not None and host.name == name
+    assert hosts(one=("a",)).virtual_host(b"b") is None

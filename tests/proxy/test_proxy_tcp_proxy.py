@@ -22,6 +22,7 @@ from hotproxy.telemetry.stats import ClusterStats, ListenerStats, TcpStats
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.connect import ConnectAttempt
 from hotproxy.upstream.endpoint import Endpoint
+from hotproxy.upstream.pool import Pools
 from tests.kit.clock import FakeClock, pass_time
 from tests.kit.connection import FakeGauge
 from tests.kit.loop import FakeLoop
@@ -65,7 +66,7 @@ class Process:
             "in", cluster, IDLE_S, attempts, 0, self.tcp_stats, ListenerStats(slab, "in"), self.log
         )
         clusters = {"db": Cluster("db", self.endpoints, FirstOf(self.endpoints), 1.0, 60.0, self.stats)}
-        snapshot = Snapshot({"in": self.listener}, clusters, None)
+        snapshot = Snapshot({"in": self.listener}, clusters, Pools())
         self.runtime = Runtime(self.loop, self.wheel, clock, random.Random(1), self.gauge, snapshot)
         self.ended: list[TcpProxy] = []
 
