@@ -7,7 +7,11 @@ run          `run`, `proxy`: become a supervisor
 lifecycle    `reload`, `stop`, `drain`, `reopen-logs`
 status       `status`, `listeners`
 stats        `stats`
+clusters     `clusters`
 check        `check`
+config       `config`
+explain      `explain`: chosen (which config), request (which request, which listener), rehearsal (what becomes of it),
+             story (told to people)
 respond      `respond`
 version      `version`
 """

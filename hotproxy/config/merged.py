@@ -44,7 +44,16 @@ def _value(name: str, node: Node, show: Shown) -> Any:
     text = node.text
     if text.startswith(_UNIX) and name in ("address", "endpoints"):
         text = _UNIX + absolute(node, text.removeprefix(_UNIX))
-    return show.format(text) if name == "format" else show.text(text)
+    return _unquoted(node, show.format(text) if name == "format" else show.text(text))
+
+
+def _unquoted(node: Scalar, text: str) -> Any:
+    """A number that was written without quotes is written without quotes."""
+    if not node.plain or text != node.written:
+        return text
+    if text in ("true", "false"):
+        return text == "true"
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 and str(int(text)) == text else text
 
 
 def _inside(section: str, name: str, node: Node, show: Shown) -> Any:

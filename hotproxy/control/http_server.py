@@ -35,11 +35,15 @@ LINGER_BYTES = 16 * MAX_BODY_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`path` is percent-decoded and without the query; a parameter given twice has its last value."""
+    """`path` is percent-decoded and without the query; a parameter given twice has its last value.
+
+    `local`: it came over the unix socket, which only the proxy's user and group can connect to.
+    """
 
     method: str
     path: str
     query: dict[str, str]
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,7 @@ class HttpServer:
         transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, sock)
         writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
         try:
-            await self._conversation(reader, writer)
+            await self._conversation(reader, writer, sock.family == socket.AF_UNIX)
         except (ConnectionError, TimeoutError, h11.LocalProtocolError):
             transport.abort()  # the client went away in the middle, or takes nothing: closing would wait for it
         finally:
@@ -122,13 +126,13 @@ class HttpServer:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    async def _conversation(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _conversation(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, local: bool) -> None:
         connection = h11.Connection(h11.SERVER)
         task = asyncio.current_task()
         assert task is not None
         while True:
             try:
-                request = await asyncio.wait_for(_receive(connection, reader), IDLE_TIMEOUT_S)
+                request = await asyncio.wait_for(_receive(connection, reader, local), IDLE_TIMEOUT_S)
             except h11.RemoteProtocolError as error:
                 if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                     status = error.error_status_hint
@@ -156,7 +160,7 @@ async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
                 left -= len(data)
 
 
-async def _receive(connection: h11.Connection, reader: asyncio.StreamReader) -> Request | None:
+async def _receive(connection: h11.Connection, reader: asyncio.StreamReader, local: bool) -> Request | None:
     """The next request, its body read and discarded; None at the end of the connection."""
     request: Request | None = None
     body_bytes = 0
@@ -167,7 +171,7 @@ async def _receive(connection: h11.Connection, reader: asyncio.StreamReader) -> 
         elif isinstance(event, h11.Request):
             path, _, tail = ORIGIN.sub("", event.target.decode("latin-1")).partition("?")
             query = {name: values[-1] for name, values in parse_qs(tail, keep_blank_values=True).items()}
-            request = Request(event.method.decode("latin-1"), unquote(path), query)
+            request = Request(event.method.decode("latin-1"), unquote(path), query, local)
         elif isinstance(event, h11.Data):
             body_bytes += len(event.data)
             if body_bytes > MAX_BODY_BYTES:

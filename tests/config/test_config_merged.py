@@ -50,6 +50,7 @@ def test_includes_variables_and_paths_are_in_their_place(main: Path) -> None:
     tree = yaml.safe_load(text)
     assert list(tree) == ["workers", "listeners", "clusters"]
     assert tree["clusters"][0]["endpoints"][0] == f"unix:{main.parent}/conf.d/o.sock"
+    assert tree["workers"] == 3
     assert "lb_policy" not in tree["clusters"][0]
     assert tree["listeners"][0]["routes"][0]["timeout"] == "1m"
 

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+
 import pytest
 
-from hotproxy.control.admin import PLAIN_PATTERN
+from hotproxy import __version__
+from hotproxy.control.admin import PLAIN_PATTERN, Admin
+from hotproxy.control.http_server import Request
+
+
+def test_the_digest_of_the_config_is_told_over_the_unix_socket_only() -> None:
+    admin = Admin("/hotproxy-test.none", 7, lambda: True, lambda: "abc")
+    told = asyncio.run(admin.answer(Request("GET", "/config_digest", {}, local=True)))
+    assert isinstance(told.body, bytes)
+    assert json.loads(told.body) == {"digest": "abc", "epoch": 7, "version": __version__}
+    assert asyncio.run(admin.answer(Request("GET", "/config_digest", {}))).status == 403
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+"""Which config `explain` and `config` are about: a file that is named, or the one that the running instance reads."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from hotproxy import __version__
+from hotproxy.cli import place as places
+from hotproxy.cli.line import ask
+from hotproxy.cli.main import Globals
+from hotproxy.config import Examined, examine, model, render_text
+from hotproxy.config.effective import config_digest
+from hotproxy.config.secrets import Hidden
+from hotproxy.errors import EXIT_UNREACHABLE, HotproxyError
+from hotproxy.telemetry.log_format import LogFormat
+
+# The control process answers in milliseconds, or hangs.
+_ADMIN_TIMEOUT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A valid config. `bound`: the addresses of a running instance's listeners. `note`: whether it is what runs."""
+
+    path: str
+    config: model.Config
+    examined: Examined
+    bound: dict[str, list[str]]
+    note: str = ""
+
+    @property
+    def hidden(self) -> Hidden:
+        return Hidden(self.examined.secrets)
+
+
+def choose(globals_: Globals, path: str | None) -> Chosen:
+    """The config at `path`, or that of the running instance. Raises HotproxyError when it is invalid, or none runs."""
+    if path is not None:
+        config, examined = _read(path, None)
+        return Chosen("<stdin>" if path == "-" else path, config, examined, {})
+    try:
+        place = places.find(globals_.instance, globals_.runtime_dir)
+        status = ask(place, "status").data
+    except HotproxyError as error:
+        if error.exit_code != EXIT_UNREACHABLE:
+            raise
+        raise HotproxyError(f"{error}; a config that does not run is given with -c FILE", EXIT_UNREACHABLE) from None
+    config, examined = _read(status["config"], _environment(status["pid"]))
+    bound = {each["name"]: each["addresses"] for each in status["listeners"]}
+    return Chosen(status["config"], config, examined, bound, _compare(place, config))
+
+
+def _read(path: str, environ: dict[str, str] | None) -> tuple[model.Config, Examined]:
+    # `offline`: whose directories and users exist here says nothing about where a request goes.
+    examined = examine(path, environ=environ, offline=True, log_format=LogFormat.compile)
+    if examined.config is None:
+        click.echo(render_text(examined.problems), err=True)
+        raise HotproxyError(f"{'<stdin>' if path == '-' else path} is not valid")
+    return examined.config, examined
+
+
+def _environment(pid: int) -> dict[str, str] | None:
+    """The supervisor's, which replaces the variables of its config; ours where we may not see it."""
+    try:
+        data = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return None
+    pairs = (entry.decode(errors="surrogateescape").partition("=") for entry in data.split(b"\0") if entry)
+    return {name: value for name, _, value in pairs}
+
+
+def _compare(place: places.Place, config: model.Config) -> str:
+    """A sentence for whoever takes the file for what runs; "" when it is."""
+    try:
+        running = _ask_digest(str(place.directory / "admin.sock"))
+        epoch, version, digest = running["epoch"], running["version"], running["digest"]
+    except (OSError, http.client.HTTPException, ValueError, TypeError, KeyError) as error:
+        why = str(error) or type(error).__name__
+        return f"could not be compared with what runs ({why}); this is about the file"
+    if version != __version__:
+        return f"could not be compared with generation {epoch}, which runs version {version}; this is about the file"
+    if digest != config_digest(config):
+        return f"differs from what generation {epoch} runs: this is about the file, and `hotproxy reload` brings it in"
+    return ""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_ADMIN_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_ADMIN_TIMEOUT_S)
+        self.sock.connect(self._path)
+
+
+def _ask_digest(path: str) -> dict[str, Any]:
+    connection = _UnixConnection(path)
+    try:
+        connection.request("GET", "/config_digest")
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise ValueError(f"the admin API answers {answer.status}")
+        found: dict[str, Any] = json.loads(answer.read())
+        return found
+    finally:
+        connection.close()
