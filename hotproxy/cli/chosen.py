@@ -42,16 +42,22 @@ class Chosen:
 
 def choose(globals_: Globals, path: str | None) -> Chosen:
     """The config at `path`, or that of the running instance. Raises HotproxyError when it is invalid, or none runs."""
-    if path is not None:
-        config, examined = _read(path, None)
-        return Chosen("<stdin>" if path == "-" else path, config, examined, {})
-    try:
-        place = places.find(globals_.instance, globals_.runtime_dir)
-        status = ask(place, "status").data
-    except HotproxyError as error:
-        if error.exit_code != EXIT_UNREACHABLE:
-            raise
-        raise HotproxyError(f"{error}; a config that does not run is given with -c FILE", EXIT_UNREACHABLE) from None
+    if path is None:
+        try:
+            return running(globals_)
+        except HotproxyError as error:
+            if error.exit_code != EXIT_UNREACHABLE:
+                raise
+            hint = "a config that does not run is given with -c FILE"
+            raise HotproxyError(f"{error}; {hint}", EXIT_UNREACHABLE) from None
+    config, examined = _read(path, None)
+    return Chosen("<stdin>" if path == "-" else path, config, examined, {})
+
+
+def running(globals_: Globals) -> Chosen:
+    """The config file of the running instance. Raises HotproxyError when it is invalid, or nothing runs."""
+    place = places.find(globals_.instance, globals_.runtime_dir)
+    status = ask(place, "status").data
     config, examined = _read(status["config"], _environment(status["pid"]))
     bound = {each["name"]: each["addresses"] for each in status["listeners"]}
     return Chosen(status["config"], config, examined, bound, _compare(place, config))

@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from hotproxy.cli import place as places
-from hotproxy.cli.chosen import Chosen, choose
+from hotproxy.cli.chosen import Chosen, running
 from hotproxy.cli.main import Globals
 from hotproxy.errors import EXIT_UNREACHABLE, HotproxyError
 from hotproxy.shm.layout import ShmError
@@ -28,7 +28,7 @@ COUNTED: Final = (
 @click.pass_obj
 def clusters(globals_: Globals, as_json: bool) -> None:
     """The clusters with their endpoints and policy, and their counters over all workers and generations."""
-    chosen = choose(globals_, None)
+    chosen = running(globals_)
     place = places.find(globals_.instance, globals_.runtime_dir)
     try:
         reading = read(segment_name(place.instance, str(place.runtime_dir)), owner_uid=place.directory.stat().st_uid)

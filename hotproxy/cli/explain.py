@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -16,7 +17,7 @@ from hotproxy.config import model
 from hotproxy.config.address import UNIX
 from hotproxy.config.effective import duration_text
 from hotproxy.config.suggestions import did_you_mean
-from hotproxy.errors import EXIT_OK, EXIT_REFUSED
+from hotproxy.errors import DIRECT_RESPONSE, EXIT_OK, EXIT_REFUSED
 from hotproxy.proxy.router import IDEMPOTENT_METHODS
 
 # Who asks: x-forwarded-for says so.
@@ -69,7 +70,7 @@ def gather(asked: requests.Asked, chosen: Chosen, name: str | None) -> dict[str,
     if listener.tcp is None:
         facts |= _routing(listener, asked, seen, chosen)
     facts["outcome"] = "forward" if seen.endpoints else _outcome(seen)
-    if seen.answered:
+    if seen.answered and not seen.endpoints:
         facts["response"] = _response(seen, chosen)
     cluster = listener.tcp.cluster if listener.tcp is not None else seen.route.cluster if seen.route else None
     if cluster is not None and seen.endpoints:
@@ -124,17 +125,16 @@ def _match(route: model.Route, chosen: Chosen) -> dict[str, Any]:
 
 
 def _outcome(seen: Rehearsal) -> str:
-    if seen.route is not None and seen.route.redirect is not None and seen.info is not None and not seen.info.flags:
-        return "redirect"
-    if seen.route is not None and seen.route.direct_response is not None:
-        return "direct_response"
+    """Of a request that no endpoint would get. A route that redirects may still have been refused: a loop, say."""
+    if seen.route is not None and seen.info is not None and seen.info.details == DIRECT_RESPONSE.details:
+        return "direct_response" if seen.route.redirect is None else "redirect"
     return "refused"
 
 
 def _response(seen: Rehearsal, chosen: Chosen) -> dict[str, Any]:
     head, _, body = seen.answered.decode("latin-1").partition("\r\n\r\n")
     first, *lines = head.split("\r\n")
-    pairs = [tuple(line.split(": ", 1)) for line in lines]
+    pairs = [line.partition(": ")[::2] for line in lines]
     info = seen.info
     return {
         "status": int(first.split(" ")[1]),
@@ -155,25 +155,29 @@ def _cluster(cluster: model.Cluster) -> dict[str, Any]:
 
 
 def _forwarded(asked: requests.Asked, seen: Rehearsal, chosen: Chosen) -> dict[str, Any]:
-    """The head as an endpoint gets it; beside each field what it was."""
+    """The head as an endpoint gets it; beside each field what it was. Lines of one name are one field, in RFC 9110's
+    eyes and here."""
     first, *lines = seen.forwarded.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
-    sent: dict[str, str] = {}
-    for name, value in (("host", asked.authority), *asked.headers):
-        lower = name.lower()
-        sent[lower] = f"{sent[lower]}, {value}" if lower in sent else value
+    sent = _joined([("host", asked.authority), *asked.headers])
+    gets = _joined([line.partition(": ")[::2] for line in lines])
     headers = []
-    for line in lines:
-        name, _, value = line.partition(": ")
-        before = sent.get(name.lower())
+    for name, value in gets.items():
+        before = sent.get(name)
         change = "added" if before is None else "kept" if before == value else "changed"
-        shown = chosen.hidden.header(name, value) if change == "kept" else value
-        headers.append({"name": name.lower(), "value": shown, "change": change})
+        headers.append({"name": name, "value": chosen.hidden.header(name, value), "change": change})
         if change == "changed":
             headers[-1]["was"] = chosen.hidden.header(name, before or "")
-    there = {field["name"] for field in headers}
-    removed = sorted(name for name in sent if name not in there)
+    removed = sorted(sent.keys() - gets.keys())
     method, target, _ = first.split(" ")
     return {"endpoint": seen.endpoints[0], "method": method, "target": target, "headers": headers, "removed": removed}
+
+
+def _joined(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for name, value in pairs:
+        lower = name.lower()
+        fields[lower] = f"{fields[lower]}, {value}" if lower in fields else value
+    return fields
 
 
 def _retries(asked: requests.Asked, listener: model.Listener, unreached: Rehearsal) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def _routing(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if path["asked"] != path["matched"]:
         yield "path", f"{path['asked']} is compared as {path['matched']}"
     passed = facts["passed_over"]
-    for each in passed[:_MAX_PASSED_OVER]:
+    for each in _nearest(passed):
         yield f"routes[{each['number']}]", f"{_named(each)}{_match(each['match'])}: no, {_misfit(each, facts)}"
     if len(passed) > _MAX_PASSED_OVER:
         yield "", f"... and {len(passed) - _MAX_PASSED_OVER} more that do not match"
@@ -59,6 +59,12 @@ def _routing(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"routes[{route['number']}]", f"{_named(route)}{_match(route['match'])}: matches"
     else:
         yield "route", f"none of the {len(passed)} routes of '{host['name']}' matches"
+
+
+def _nearest(passed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of many routes those that nearly matched: whose path does, and then whoever comes first."""
+    by_nearness = sorted(passed, key=lambda each: each["part"] in ("path", "prefix"))
+    return sorted(by_nearness[:_MAX_PASSED_OVER], key=lambda each: int(each["number"]))
 
 
 def _hosts(hosts: dict[str, Any]) -> Iterator[tuple[str, str]]:

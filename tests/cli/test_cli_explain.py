@@ -127,6 +127,16 @@ def test_what_is_refused_before_the_routes(explain: Any) -> None:
     assert code == 1 and "refused       400 DPE (path_normalization_failed)" in story and "route" not in story[1:]
 
 
+def test_what_is_refused_behind_a_route_that_would_redirect(explain: Any) -> None:
+    code, story = explain("GET", "http://api.example.com/old", "-H", "via: " + "1.1 hotproxy, " * 16 + "1.1 x")
+    assert code == 1 and "refused       508 (via_loop)" in story
+
+
+def test_a_field_of_several_lines_is_one(explain: Any) -> None:
+    _, story = explain("GET", "http://api.example.com/v1/", "-H", "a: 1", "-H", "A: 2", "-H", "expect: 100-continue")
+    assert "                  a: 1, 2\n" in story and "routes[2]     'v1', prefix /v1/: matches" in story
+
+
 def test_a_tcp_listener(explain: Any) -> None:
     code, story = explain("GET", "http://127.0.0.1:5432/")
     assert code == 0 and "a tcp listener" in story and "2 attempts, then closed UF URX" in story
