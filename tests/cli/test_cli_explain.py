@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hotproxy.cli.main import call
 
@@ -174,3 +176,23 @@ def test_usage(explain: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert explain("GET", "http://a/", "--listener", "x")[0] == 2
     assert call(["--instance", "nobody", "--runtime-dir", str(tmp_path), "explain", "GET", "http://a/"]) == 3
     assert "-c FILE" in capsys.readouterr().err
+
+
+TEXTS = st.text(st.characters(max_codepoint=0x17F), max_size=10)
+HOSTS = st.sampled_from(["api.example.com", "a", "[::1]:80", "a:99999", "x@y", "[:80", "api.example.com:5432"])
+NAMES = st.sampled_from(["host", "via", "content-length", "transfer-encoding", "connection", "upgrade", "expect", "x"])
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["GET", "POST", "CONNECT", "OPTIONS"]) | TEXTS,
+    st.builds("http://{}{}".format, HOSTS, TEXTS) | TEXTS,
+    st.lists(st.builds("{}: {}".format, NAMES, TEXTS) | TEXTS, max_size=3),
+    st.booleans(),
+)
+def test_whatever_is_asked_there_is_an_answer(
+    config: str, capsys: pytest.CaptureFixture[str], method: str, url: str, headers: list[str], as_json: bool
+) -> None:
+    options = [word for header in headers for word in ("-H", header)] + ["--json"] * as_json
+    assert call(["explain", "-c", config, *options, "--", method, url]) in (0, 1, 2)
+    capsys.readouterr()
