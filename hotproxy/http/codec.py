@@ -33,7 +33,8 @@ class RequestHead:
     """The start line and headers of a request, end-to-end fields only.
 
     What the framing, hop-by-hop and connection-nominated fields meant is in the attributes; the encoding codec writes
-    its own. `Expect` is end-to-end and stays in `headers` (but for HTTP/1.0, where it must be ignored).
+    its own. `Expect` is end-to-end and stays in `headers` (but for HTTP/1.0, where it must be ignored), and so does
+    "TE: trailers", which is true of us because it is true of the client.
     """
 
     __slots__ = (

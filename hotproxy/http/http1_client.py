@@ -87,6 +87,8 @@ class Http1ClientCodec:
         if head.upgrade:
             parts.append(b"Upgrade: " + head.upgrade)
             parts.append(b"Connection: Upgrade")
+        elif head.headers.has(b"te"):  # RFC 9110 section 10.1.4: its sender must nominate it
+            parts.append(b"Connection: TE")
         parts.append(b"\r\n")
         block = b"\r\n".join(parts)
         check_lines(block, len(parts))

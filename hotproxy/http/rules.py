@@ -38,6 +38,9 @@ HOP_BY_HOP: Final = frozenset(
     )
 )
 _MEANT_FOR_US: Final = HOP_BY_HOP | {b"expect"}
+# What a hotproxy adds to a message does not count towards MAX_FIELDS, once each: the next hotproxy of a chain would
+# refuse what the first one has let through.
+_UNCOUNTED: Final = HOP_BY_HOP | {b"date", b"via", b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id"}
 
 # A nominated field is removed, so nominating these would change what a message says or who is believed to have sent it
 # ("hop-by-hop header abuse"). RFC 9110 section 7.6.1 forbids senders to nominate fields meant for all recipients;
@@ -51,6 +54,7 @@ NEVER_NOMINATED: Final = frozenset(
         b"content-type",
         b"cookie",
         b"date",
+        b"early-data",
         b"expect",
         b"forwarded",
         b"host",
@@ -82,9 +86,9 @@ def request_head(
     method: bytes, target: bytes, version: int, fields: list[tuple[bytes, bytes]]
 ) -> RequestHead | Violation:
     """The head as the rest of the proxy sees it. The arguments have valid syntax; `fields` is taken over."""
-    if len(fields) > MAX_FIELDS:
-        return Violation("http1.too_many_fields", 431)
     lower = [name.lower() for name, _ in fields]
+    if len(lower) > MAX_FIELDS and len(lower) - len(_UNCOUNTED.intersection(lower)) > MAX_FIELDS:
+        return Violation("http1.too_many_fields", 431)
 
     hosts = lower.count(b"host")
     if hosts == 1:
@@ -129,6 +133,11 @@ def request_head(
     if b"upgrade" in options and version == HTTP_1_1 and (framing == NO_BODY or (framing == LENGTH and not length)):
         upgrade = _joined(b"upgrade", fields, lower)
 
+    if b"te" in options and not upgrade and version == HTTP_1_1 and _takes_trailers(fields, lower):
+        fields[lower.index(b"te")] = (b"TE", b"trailers")
+        special -= {b"te"}
+        options -= {b"te"}
+
     expect_continue = False
     # In HTTP/1.0 it must be ignored (RFC 9110 section 10.1.1), so it is not forwarded either: the origin would obey it.
     if b"expect" in special and version == HTTP_1_1:
@@ -152,9 +161,9 @@ def response_head(
     status: int, phrase: bytes, version: int, fields: list[tuple[bytes, bytes]], to_head: bool
 ) -> ResponseHead | Violation:
     """The head as the rest of the proxy sees it; `to_head`: it answers a HEAD request. `fields` is taken over."""
-    if len(fields) > MAX_FIELDS:
-        return Violation("http1.too_many_fields", 431)
     lower = [name.lower() for name, _ in fields]
+    if len(lower) > MAX_FIELDS and len(lower) - len(_UNCOUNTED.intersection(lower)) > MAX_FIELDS:
+        return Violation("http1.too_many_fields", 431)
     special = HOP_BY_HOP.intersection(lower)
 
     options = _NO_OPTIONS
@@ -279,6 +288,17 @@ def _connection_options(fields: list[tuple[bytes, bytes]], lower: list[bytes]) -
             return Violation("http1.forbidden_nomination")
         options.append(option)
     return frozenset(options)
+
+
+def _takes_trailers(fields: list[tuple[bytes, bytes]], lower: list[bytes]) -> bool:
+    """Does the client want trailers (RFC 9110 section 10.1.4)? Those are forwarded, so that may be told to the origin.
+
+    The transfer codings beside it are between the client and us. Two TE fields are not worth an answer.
+    """
+    if lower.count(b"te") != 1:
+        return False
+    value = fields[lower.index(b"te")][1].lower()
+    return value == b"trailers" or b"trailers" in [part.strip(b" \t") for part in value.split(b",")]
 
 
 def _keep_alive(version: int, options: frozenset[bytes]) -> bool:
