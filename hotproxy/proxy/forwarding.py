@@ -11,6 +11,10 @@ No hop in front of hotproxy is trusted, so every client is what Envoy calls an e
                          x-request-id             always a new one (a UUID, version 4)
                          x_forwarded_for …        removed, as all fields that only an underscore tells from these or
                                                   from the framing: CGI, WSGI, PHP and others see no difference
+                         proxy                    removed: CGI makes HTTP_PROXY of it, and the origin's own requests
+                                                  would go where the client likes (CVE-2016-5385)
+                         early-data               kept (RFC 8470 section 5.1: an intermediary must not remove it); no
+                                                  early data is accepted here, so it is never added
     towards downstream   via                      "1.1 hotproxy" appended
                          date                     added when the origin sent none (RFC 9110 section 6.6.1)
                          server                   the origin's, untouched; "hotproxy" on our own answers
@@ -37,6 +41,9 @@ LOOP_DETECTED: Final = Reason(Side.LOCAL, 508, "-", "via_loop", body="request lo
 
 _NEVER_IMITATED: Final = (b"content-length", b"transfer-encoding", b"x-envoy-", b"x-forwarded-", b"x-request-id")
 
+# RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5: an answer of our own with this status has no content.
+BODILESS: Final = frozenset((204, 205, 304))
+
 _PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -51,6 +58,7 @@ def decode_headers(head: RequestHead, client_host: bytes, request_id: bytes) -> 
     headers.remove_prefixed(b"x-envoy-")
     headers.remove_lookalikes(_NEVER_IMITATED)
     headers.remove(b"x-forwarded-client-cert")
+    headers.remove(b"proxy")
     if client_host:
         headers.set(b"x-forwarded-for", client_host)
     else:
@@ -71,7 +79,9 @@ def encode_headers(head: ResponseHead, wall_s: float) -> None:
 def local_head(status: int, body: bytes, wall_s: float, extra: Iterable[tuple[bytes, bytes]] = ()) -> ResponseHead:
     """The head of an answer of our own, with Envoy's fields in Envoy's order; the codec writes the length."""
     headers = Headers(extra)
-    if body:
+    if status in BODILESS:
+        body = b""
+    if body and not headers.has(b"content-type"):
         headers.add(b"content-type", b"text/plain")
     headers.add(b"date", http_date(int(wall_s)))
     headers.add(b"server", b"hotproxy")
@@ -83,6 +93,12 @@ def allowed_upgrade(value: bytes, allowed: frozenset[bytes]) -> bytes:
     """Of an Upgrade field's protocols those that the route allows; b"" if none is, and the field goes."""
     protocols = [protocol.strip() for protocol in value.split(b",")]
     return b", ".join([protocol for protocol in protocols if protocol.lower().partition(b"/")[0] in allowed])
+
+
+def was_offered(chosen: bytes, offered: bytes) -> bool:
+    """May an origin switch to these protocols of its Upgrade field (RFC 9110 section 7.8)? `offered`: the request's."""
+    allowed = {protocol.strip().lower() for protocol in offered.split(b",")}
+    return all(protocol.strip().lower() in allowed for protocol in chosen.split(b","))
 
 
 def client_host(peer: str) -> bytes:

@@ -95,7 +95,7 @@ class Route:
 
     def rewrite(self, path: bytes, target: bytes) -> bytes:
         """The target to forward, of the normalised `path` and the `target` that `normalise` returned."""
-        if self.prefix_rewrite is None:
+        if self.prefix_rewrite is None or target == b"*":  # `OPTIONS *` asks about the server, not about a path
             return target
         rest = b"" if self.path is not None else path[len(self.prefix) :]
         rewritten = self.prefix_rewrite + rest
@@ -126,7 +126,7 @@ class Route:
         elif redirect.prefix_rewrite is not None:
             to_path = redirect.prefix_rewrite.encode() + (b"" if self.path is not None else path[len(self.prefix) :])
         else:
-            to_path = target.partition(b"?")[0]
+            to_path = b"/" if target == b"*" else target.partition(b"?")[0]
         if not host:  # HTTP/1.0 without Host: RFC 9110 section 10.2.2 allows a relative reference
             return to_path + query
         return to_scheme + b"://" + host + (b":" + port if port else b"") + to_path + query

@@ -33,6 +33,7 @@ from hotproxy.errors import (
 from hotproxy.http.codec import Data, Event, RequestHead, ResponseHead, Trailers, Violation
 from hotproxy.http.headers import Headers
 from hotproxy.net.connection import Connection
+from hotproxy.proxy import forwarding
 from hotproxy.proxy.filter_chain import address_text
 from hotproxy.proxy.held_body import HeldBody
 from hotproxy.proxy.route import Route
@@ -226,9 +227,14 @@ class Router:
         if not info.upstream_first_byte_s:
             info.upstream_first_byte_s = now_s
         self._held.drop()
-        if head.status < 200 and head.status != 101:
-            stream.encode_interim(head)
-            return
+        if head.status < 200:
+            if head.status != 101:
+                stream.encode_interim(head)
+                return
+            assert self._head is not None
+            if not forwarding.was_offered(head.upgrade, self._head.upgrade):
+                self._fail(UPSTREAM_PROTOCOL_ERROR)
+                return
         since_s = info.request_complete_s or now_s
         info.upstream_service_time_ms = int((now_s - since_s) * 1000)
         cluster.stats.count_status(head.status)

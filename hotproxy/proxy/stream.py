@@ -26,7 +26,7 @@ from hotproxy.errors import (
 )
 from hotproxy.http.codec import HTTP_1_1, LENGTH, NO_BODY, RequestHead, ResponseHead
 from hotproxy.http.headers import Headers
-from hotproxy.proxy import forwarding
+from hotproxy.proxy import forwarding, last_hop
 from hotproxy.proxy.route import normalise
 from hotproxy.proxy.router import Router
 from hotproxy.proxy.runtime import Runtime
@@ -101,6 +101,8 @@ class Stream:
             # What is not allowed is dropped like any other hop-by-hop field, as RFC 9110 section 7.8 lets us.
             upgradable = head.version == HTTP_1_1
             head.upgrade = forwarding.allowed_upgrade(head.upgrade, route.upgrades) if upgradable else b""
+        if head.method in last_hop.COUNTED_METHODS and route.cluster is not None and self._ends_here(head):
+            return
         request_id = forwarding.new_request_id(self.runtime.random)
         if not forwarding.decode_headers(head, self.manager.client_host, request_id):
             self.local_reply(forwarding.LOOP_DETECTED)
@@ -112,6 +114,17 @@ class Stream:
         else:
             self.router = Router(self, self.runtime)
             self.router.decode_head(head, route, path, target)
+
+    def _ends_here(self, head: RequestHead) -> bool:
+        """A TRACE or OPTIONS that may not be forwarded any more, or not at all, is answered."""
+        found = last_hop.check(head)
+        if found is None:
+            return False
+        if isinstance(found, Reason):
+            self.local_reply(found)
+        else:
+            self.local_reply(last_hop.LAST_HOP, 200, found.body, found.fields)
+        return True
 
     def decode_data(self, data: bytes) -> None:
         self.info.rx_bytes += len(data)
@@ -174,7 +187,7 @@ class Stream:
     # -- ending
 
     def local_reply(
-        self, reason: Reason, status: int = 0, body: str = "", extra: Iterable[tuple[bytes, bytes]] = ()
+        self, reason: Reason, status: int = 0, body: str | bytes = "", extra: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
         """Answer ourselves: `status` and `body` are the reason's unless given. Aborts when an answer has begun."""
         if self.finished:
@@ -185,9 +198,10 @@ class Stream:
         self._blame(reason)
         if self.router is not None:
             self.router.cancel()
-        content = (body or reason.body).encode()
-        self._send_head(forwarding.local_head(status or reason.status, content, self.runtime.clock.wall_s(), extra))
-        if content:
+        status = status or reason.status
+        content = body if isinstance(body, bytes) else (body or reason.body).encode()
+        self._send_head(forwarding.local_head(status, content, self.runtime.clock.wall_s(), extra))
+        if content and status not in forwarding.BODILESS:
             self.encode_data(content)
         self.encode_end(None)
 

@@ -127,6 +127,27 @@ def test_upgrades_that_a_route_allows(value: bytes, allowed: set[bytes], left: b
 
 
 @pytest.mark.parametrize(
+    ("chosen", "offered", "fine"),
+    [
+        (b"websocket", b"websocket", True),
+        (b"WebSocket", b"h2c, websocket", True),
+        (b"a, b", b"b,a", True),
+        (b"h2c", b"websocket", False),
+        (b"websocket, h2c", b"websocket", False),
+        (b"", b"websocket", False),
+    ],
+)
+def test_an_origin_may_switch_only_to_what_was_offered(chosen: bytes, offered: bytes, fine: bool) -> None:
+    assert forwarding.was_offered(chosen, offered) is fine
+
+
+@pytest.mark.parametrize("status", sorted(forwarding.BODILESS))
+def test_an_answer_of_our_own_without_a_body_by_its_status(status: int) -> None:
+    head = forwarding.local_head(status, b"text", 0.0)
+    assert (head.content_length, head.headers.has(b"content-type")) == (0, False)
+
+
+@pytest.mark.parametrize(
     ("peer", "host"),
     [("10.0.0.1:1234", b"10.0.0.1"), ("[::1]:1234", b"::1"), ("", b""), ("/run/a.sock", b""), ("@a:1", b"")],
 )
