@@ -2,7 +2,7 @@
 
 TRACE is forwarded like any method (Envoy and HAProxy do so too; a route with `methods` keeps it out), but never with a
 body. Whoever answers it gives back the request as it was received; our own answer leaves out what a script in a browser
-must not get to see, the client's credentials.
+must not get to see: the client's credentials.
 """
 
 from __future__ import annotations

@@ -196,6 +196,8 @@ class Stream:
             self.abort(reason)
             return
         self._blame(reason)
+        if reason.side is Side.DOWNSTREAM:
+            self.request_read = False  # whoever breaks the rules is not believed about where its next request begins
         if self.router is not None:
             self.router.cancel()
         status = status or reason.status

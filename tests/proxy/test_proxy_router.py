@@ -203,7 +203,7 @@ def test_an_answer_before_the_body_is_read_closes(book: Book) -> None:
 def test_a_path_above_the_root_is_refused(book: Book) -> None:
     play = book()
     played = play(("down", GET.replace(b"/a", b"/../a")))
-    assert played == [("down", local(b"400 Bad Request", b"path_normalization_failed"))]
+    assert played == [("down", local(b"400 Bad Request", b"path_normalization_failed", close=True)), ("down", EOF)]
     assert play.ended() == (("DPE",), "path_normalization_failed", 400)
 
 
