@@ -145,7 +145,7 @@ def refused_and_not_forwarded(
 
 
 def test_a_path_that_climbs_above_the_root_is_refused(served: tuple[Instance, int, RecordingOrigin]) -> None:
-    """A well-formed message, so the connection may go on; but no origin gets to see it."""
+    """No origin gets to see it, to resolve it to another place than the one that was routed."""
     _, port, origin = served
     for target in (b"/a/../../etc", b"/%2e%2e/etc", b"/.%2E/etc", b"/a/..//../../etc"):
         answer = clients.exchange(port, b"GET " + target + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")

