@@ -4,7 +4,7 @@ No transport holds bytes that we cannot get back (a handoff must be able to take
 with `add_reader` + `recv` and written directly, with our own pending buffer behind `add_writer`.
 
     OPEN --close()--> CLOSED                    at once, pending bytes are dropped
-      |\\--finish()--> FLUSHING --all sent--> LINGERING --peer's EOF, 64 KiB or 1 s--> CLOSED
+      |\\--finish()--> FLUSHING --all sent--> LINGERING --peer's EOF, 8 MiB or 1 s--> CLOSED
       |                   \\--- no byte taken for 60 s ---> CLOSED
       |---read failed---> CLOSED, on_lost
       \\---write failed-> BROKEN --next turn: what had arrived is read--> CLOSED, on_lost
@@ -32,7 +32,8 @@ READ_BYTES: Final = 64 * 1024
 HIGH_WATERMARK_BYTES: Final = 256 * 1024
 LOW_WATERMARK_BYTES: Final = 64 * 1024
 LINGER_S: Final = 1.0
-LINGER_BYTES: Final = 64 * 1024
+# What can be under way when the peer learns of our answer: its window, which net.ipv4.tcp_rmem bounds by 6 MiB.
+LINGER_BYTES: Final = 8 * 1024 * 1024
 # A peer that takes nothing for this long gets no more: nginx's send_timeout, also between two writes.
 FLUSH_S: Final = 60.0
 # After a failed write: more than the largest receive queue (net.ipv4.tcp_rmem: 6 MiB), so that all of it is read.
