@@ -28,8 +28,9 @@ format: .venv/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-soak: .venv/dev.stamp  ## 200 restarts under load: nothing leaks
+soak: .venv/dev.stamp  ## 200 restarts under load, 200,000 connections beside slow clients: nothing leaks
 	$(BIN)/python bench/soak.py
+	$(BIN)/python bench/soak_many.py
 
 bench: .venv/dev.stamp  ## start-up, restart and memory figures
 	$(BIN)/python bench/startup.py

@@ -1,0 +1,204 @@
+"""200,000 connections, and slow clients of every kind beside them: others are served, and all is as before afterwards.
+
+    make soak            this is its second part; some two minutes. Exit code 1 and the reason when something is wrong
+
+Beside wrk, which makes a new connection for each request, sit idle clients, some that drip into their head, some that
+stop in their body, and some that never read. A probe asks ten times a second and must always be answered; slow clients
+must be let go at their time, on the real clock; memory and descriptors must come back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.startup import memory_kib
+from tests.kit import clients, origin
+from tests.kit.instance import Instance, eventually, instance
+
+HEAD_TIMEOUT_S = 10.0
+IDLE_TIMEOUT_S = 15.0
+# A tick of the wheel, a busy machine, and the idle timer's second look at a reader that took some bytes at first.
+LATE_S = 3.0
+CONFIG = """
+workers: 1
+listeners:
+  - {{name: web, address: "0.0.0.0:0", request_headers_timeout: 10s, idle_timeout: 15s, timeout: 0s, routes: [
+      {{match: {{prefix: /mute}}, cluster: mute}},
+      {{match: {{prefix: /}}, cluster: origin}}]}}
+clusters:
+  - {{name: origin, endpoints: ["{origin}"]}}
+  - {{name: mute, endpoints: ["{mute}"]}}
+"""
+GET = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+# By name: what is said at first, what drips in twice a second, and when the proxy lets go.
+SLOW = {
+    "silent": (b"", b"", HEAD_TIMEOUT_S),
+    "drips into its head": (b"GET / HTTP/1.1\r\nX: ", b"y", HEAD_TIMEOUT_S),
+    "stops in its head": (b"GET / HTTP/1.1\r\n", b"", HEAD_TIMEOUT_S),
+    "stops in its body": (b"PUT /mute HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx", b"", IDLE_TIMEOUT_S),
+}
+NEVER_READS = b"GET /files/large HTTP/1.1\r\nHost: a\r\n\r\n"
+# What the allocators keep after a storm: fragments, not connections (200,000 leaked ones would be hundreds of MiB).
+GROWTH_KIB = 8 * 1024
+
+
+class Probe(threading.Thread):
+    """Asks ten times a second on a new connection, and remembers how long the answer took."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True)
+        self.took_s: list[float] = []
+        self.failures: list[str] = []
+        self._port = port
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(0.1):
+            began = time.monotonic()
+            try:
+                answer = clients.exchange(self._port, GET)
+            except OSError as error:
+                self.failures.append(str(error))
+                continue
+            if not answer.startswith(b"HTTP/1.1 200 "):
+                self.failures.append(repr(answer[:60]))
+            self.took_s.append(time.monotonic() - began)
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+
+def let_go(name: str, port: int, size: int, problems: list[str]) -> None:
+    """A crowd that is slow in this way; says so when one of them is not let go at its time."""
+    says, drips, limit_s = SLOW[name]
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(clients.connect(port)) for _ in range(size)]
+        began = time.monotonic()
+        for sock in socks:
+            sock.sendall(says)
+            sock.settimeout(0)
+        waiting = dict.fromkeys(socks, 0.0)
+        while waiting and time.monotonic() - began < 2 * IDLE_TIMEOUT_S:
+            time.sleep(0.5)
+            for sock in list(waiting):
+                try:
+                    if drips:
+                        sock.send(drips)
+                    while sock.recv(65536):
+                        pass
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    pass  # a drop that came too late is answered with a reset
+                took_s = time.monotonic() - began
+                del waiting[sock]
+                if not limit_s - 0.1 <= took_s <= limit_s + LATE_S:
+                    problems.append(f"a client that {name} was let go after {took_s:.1f}s, not {limit_s:g}s")
+        if waiting:
+            problems.append(f"{len(waiting)} clients: {name}, were not let go at all")
+
+
+def storm(port: int, connections: int) -> tuple[int, float]:
+    """wrk, one request per connection, on several addresses so that there are ports enough; (requests, seconds)."""
+    began, made = time.monotonic(), 0
+    number = 0
+    while made < connections:
+        number += 1
+        url = f"http://127.0.0.{number % 8 + 1}:{port}/"
+        command = [origin.need("wrk"), "-t1", "-c50", "-d5s", "-H", "Connection: close", url]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found = re.search(r"(\d+) requests in", output)
+        if found is None or "Non-2xx" in output or "Socket errors" in output:
+            raise RuntimeError(output)
+        made += int(found[1])
+    return made, time.monotonic() - began
+
+
+def soak(proxy: Instance, connections: int, size: int) -> list[str]:
+    problems: list[str] = []
+    port, worker = proxy.port("web"), proxy.workers()[0]
+    for _ in range(4):  # what the allocators keep for good is taken by then (measured: after three)
+        storm(port, 1)
+    before = weigh(worker)
+    probe = Probe(port)
+    probe.start()
+    crowds = [threading.Thread(target=let_go, args=(name, port, size, problems)) for name in SLOW]
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(clients.connect(port)) for _ in range(size // 10)]
+        for sock in readers:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.sendall(NEVER_READS)
+        for thread in crowds:
+            thread.start()
+        made, took_s = storm(port, connections)
+        for thread in crowds:
+            thread.join()
+        given_up = "http.web.downstream_rq_idle_timeout"
+        # Also those that stopped in their body.
+        eventually(lambda: proxy.stats()[given_up] == size + size // 10, "readers that never read to be let go")
+    probe.stop()
+    eventually(lambda: proxy.stats()["http.web.downstream_cx_active"] == 0, "connections to close")
+    after = weigh(worker)
+    print(f"{made} connections in {took_s:.0f}s ({made / took_s:.0f}/s); {4 * size} slow clients beside them")
+    print(f"  the probe: {len(probe.took_s)} answers, median {statistics.median(probe.took_s) * 1000:.1f} ms, "
+          f"worst {max(probe.took_s) * 1000:.0f} ms, {len(probe.failures)} failures")  # fmt: skip
+    for what, value in before.items():
+        print(f"  {what:8} {value:8} -> {after[what]:8}")
+    if probe.failures:
+        problems.append(f"the probe was not served: {probe.failures[:3]}")
+    if after["fds"] != before["fds"]:
+        problems.append(f"descriptors: {before['fds']} before, {after['fds']} afterwards")
+    if after["kib"] > before["kib"] + GROWTH_KIB:
+        problems.append(f"memory grew from {before['kib']} to {after['kib']} KiB")
+    if proxy.workers() != [worker]:
+        problems.append("the worker has died")
+    return problems
+
+
+def weigh(pid: int) -> dict[str, int]:
+    """Memory and descriptors, without connections: those to the origin stay idle for a while."""
+    others = 0
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a connection that was just closed
+            others += not str(entry.readlink()).startswith("socket:")
+    return {"kib": memory_kib(pid, "Private_Dirty"), "fds": others}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--connections", type=int, default=200_000)
+    parser.add_argument("--slow", type=int, default=500, help="slow clients of each kind")
+    arguments = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with tempfile.TemporaryDirectory(prefix="hp-") as name:
+        directory = Path(name)
+        (directory / "nginx" / "files").mkdir(parents=True)
+        (directory / "nginx" / "files" / "large").write_bytes(bytes(8 << 20))
+        with (
+            origin.nginx(directory / "nginx") as address,
+            socket.create_server(("127.0.0.1", 0), backlog=4096) as mute,  # connects, and says nothing
+            instance(directory, CONFIG.format(origin=address, mute=f"127.0.0.1:{mute.getsockname()[1]}")) as proxy,
+        ):
+            problems = soak(proxy, arguments.connections, arguments.slow)
+    for problem in problems[:20]:
+        print(f"soak: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
