@@ -4,6 +4,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Parallel test processes. Two is what the suite's timing budget is measured with.
 JOBS ?= 2
+# Compiled by the installation, where there is a C compiler.
+KERNELS := hotproxy/shm/_cells.pyx
 
 .PHONY: run test test-all check format soak bench man lock clean
 
@@ -45,6 +47,7 @@ lock: .venv/dev.stamp  ## pin the dependencies anew
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -f $(KERNELS:.pyx=.c) $(KERNELS:.pyx=.*.so)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/python.stamp:
@@ -52,12 +55,12 @@ clean:
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/run.stamp: .venv/python.stamp requirements/run.txt pyproject.toml
+.venv/run.stamp: .venv/python.stamp requirements/run.txt pyproject.toml setup.py $(KERNELS)
 	$(PIP) install --require-hashes -r requirements/run.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.venv/dev.stamp: .venv/python.stamp requirements/dev.txt pyproject.toml
+.venv/dev.stamp: .venv/python.stamp requirements/dev.txt pyproject.toml setup.py $(KERNELS)
 	$(PIP) install --require-hashes -r requirements/dev.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/run.stamp
