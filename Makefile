@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Parallel test processes. Two is what the suite's timing budget is measured with.
 JOBS ?= 2
 # Compiled by the installation, where there is a C compiler.
-KERNELS := hotproxy/shm/_cells.pyx
+KERNELS := hotproxy/http/_kernel.pyx hotproxy/shm/_cells.pyx
 
 .PHONY: run test test-all check format soak bench man lock clean
 

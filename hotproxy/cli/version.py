@@ -15,13 +15,17 @@ def version() -> None:
 
 def print_version() -> None:
     from hotproxy import __version__
+    from hotproxy.http.kernel import WHY_PURE
     from hotproxy.restarter.frames import PROTOCOL_VERSION
+    from hotproxy.shm.kernel import WHY_PLAIN
     from hotproxy.shm.layout import LAYOUT_VERSION
 
     click.echo(f"hotproxy {__version__}")
     click.echo(f"python {platform.python_version()} ({platform.python_implementation()}) on {platform.machine()}")
-    click.echo(f"http kernel: httptools {_installed('httptools')} (no compiled kernel)")
+    pure = f"httptools {_installed('httptools')} (no compiled kernel: {WHY_PURE})"
+    click.echo(f"http kernel: {pure if WHY_PURE else 'compiled'}")
     click.echo(f"event loop: uvloop {_installed('uvloop')}")
+    click.echo(f"shm cells: {f'plain Python ({WHY_PLAIN})' if WHY_PLAIN else 'compiled'}")
     click.echo(f"shm layout: {LAYOUT_VERSION}")
     click.echo(f"protocol: {PROTOCOL_VERSION}")
 

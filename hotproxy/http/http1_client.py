@@ -15,8 +15,9 @@ from typing import Final
 
 from hotproxy.http.body import BodyDecoder, BodyEncoder, check_lines
 from hotproxy.http.codec import CHUNKED, END, LENGTH, NO_BODY, Event, RequestHead, ResponseHead, Violation
-from hotproxy.http.head_parser import HTTPTOOLS, HeadParser
+from hotproxy.http.head_parser import HeadParser
 from hotproxy.http.headers import Headers
+from hotproxy.http.kernel import PARSER
 from hotproxy.http.saved import VERSION, check_version, saved_bool, saved_bytes, saved_int, saved_map
 from hotproxy.http.syntax import MAX_HEAD_BYTES, incomplete_head_violation
 
@@ -53,7 +54,7 @@ class Http1ClientCodec:
         "_upgrade_wanted",
     )
 
-    def __init__(self, parser: HeadParser = HTTPTOOLS) -> None:
+    def __init__(self, parser: HeadParser = PARSER) -> None:
         self._parser = parser
         self._buffer = b""
         self._scanned = 0  # bytes of a partial head that are known not to end it
@@ -235,7 +236,7 @@ class Http1ClientCodec:
         }
 
     @classmethod
-    def load(cls, state: Mapping[str, object], parser: HeadParser = HTTPTOOLS) -> Http1ClientCodec:
+    def load(cls, state: Mapping[str, object], parser: HeadParser = PARSER) -> Http1ClientCodec:
         """The inverse of `dump`; ValueError for another version or nonsense."""
         check_version(state, KIND)
         codec = cls(parser)

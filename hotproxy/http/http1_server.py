@@ -25,8 +25,9 @@ from hotproxy.http.codec import (
     ResponseHead,
     Violation,
 )
-from hotproxy.http.head_parser import HTTPTOOLS, HeadParser
+from hotproxy.http.head_parser import HeadParser
 from hotproxy.http.headers import Headers
+from hotproxy.http.kernel import PARSER
 from hotproxy.http.saved import VERSION, check_version, saved_bool, saved_bytes, saved_int, saved_map
 from hotproxy.http.syntax import (
     MAX_BLANK_LINES,
@@ -68,7 +69,7 @@ class Http1ServerCodec:
         "_without_body",
     )
 
-    def __init__(self, parser: HeadParser = HTTPTOOLS) -> None:
+    def __init__(self, parser: HeadParser = PARSER) -> None:
         self._parser = parser
         self._buffer = b""
         self._scanned = 0  # bytes of a partial head that are known not to end it
@@ -257,7 +258,7 @@ class Http1ServerCodec:
         }
 
     @classmethod
-    def load(cls, state: Mapping[str, object], parser: HeadParser = HTTPTOOLS) -> Http1ServerCodec:
+    def load(cls, state: Mapping[str, object], parser: HeadParser = PARSER) -> Http1ServerCodec:
         """The inverse of `dump`; ValueError for another version or nonsense."""
         check_version(state, KIND)
         codec = cls(parser)

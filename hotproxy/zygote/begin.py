@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hotproxy.restarter.frames import Channel
 from hotproxy.restarter.kernel import drop_all_capabilities, set_process_name
-from hotproxy.restarter.log import name_process
+from hotproxy.restarter.log import NOTICE, log, name_process
 from hotproxy.shm.bulk import no_collections
 from hotproxy.zygote.child import ignore_signals
 from hotproxy.zygote.main import Zygote
@@ -20,8 +20,11 @@ def begin(channel: Channel, config: str, epoch: int, segment: str, instance_dir:
 
     def load() -> Program | str:
         # Not before: code of the data plane, and later of users, never runs with a capability.
+        from hotproxy.http.kernel import WHY_PURE
         from hotproxy.zygote.declare import Refused, load_program
 
+        if WHY_PURE:
+            log(NOTICE, f"http kernel: httptools; no compiled kernel: {WHY_PURE}")
         try:
             return load_program(config, epoch, segment, instance_dir, workers)
         except Refused as refused:

@@ -20,9 +20,11 @@ from hotproxy.http.codec import (
     Trailers,
     Violation,
 )
+from hotproxy.http.head_parser import HeadParser
 from hotproxy.http.headers import Headers
 from hotproxy.http.http1_client import Http1ClientCodec
 from hotproxy.http.http1_server import Http1ServerCodec
+from hotproxy.http.kernel import PARSER
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "http1"
 
@@ -46,9 +48,11 @@ def byte_by_byte(raw: bytes) -> list[bytes]:
     return [raw[i : i + 1] for i in range(len(raw))]
 
 
-def run_request(pieces: Iterable[bytes], moved_after: int = -1) -> tuple[list[Event], Http1ServerCodec]:
+def run_request(
+    parser: HeadParser, pieces: Iterable[bytes], moved_after: int = -1
+) -> tuple[list[Event], Http1ServerCodec]:
     """All events of a client's bytes. After piece number `moved_after` the codec is dumped and loaded."""
-    codec = Http1ServerCodec()
+    codec = Http1ServerCodec(parser)
     events: list[Event] = []
     for number, piece in enumerate(pieces):
         new = codec.receive(piece)
@@ -59,14 +63,16 @@ def run_request(pieces: Iterable[bytes], moved_after: int = -1) -> tuple[list[Ev
             events += new
         if number == moved_after:
             state = codec.dump()
-            codec = Http1ServerCodec.load(state)
+            codec = Http1ServerCodec.load(state, parser)
             assert codec.dump() == state
     return merged(events), codec
 
 
-def run_response(answers: str, pieces: Iterable[bytes], moved_after: int = -1) -> tuple[list[Event], Http1ClientCodec]:
+def run_response(
+    parser: HeadParser, answers: str, pieces: Iterable[bytes], moved_after: int = -1
+) -> tuple[list[Event], Http1ClientCodec]:
     """All events of an origin's bytes; see README.md of the corpus for `answers`."""
-    codec = Http1ClientCodec()
+    codec = Http1ClientCodec(parser)
     words = answers.split()[1:]
     if words[0] != "nothing":
         codec.encode_head(question(words))
@@ -76,7 +82,7 @@ def run_response(answers: str, pieces: Iterable[bytes], moved_after: int = -1) -
         events += codec.receive(piece)
         if number == moved_after:
             state = codec.dump()
-            codec = Http1ClientCodec.load(state)
+            codec = Http1ClientCodec.load(state, parser)
             assert codec.dump() == state
     if "eof" in words:
         events += codec.receive_eof()
@@ -88,14 +94,14 @@ def question(words: list[str]) -> RequestHead:
     return RequestHead(words[0].encode(), b"/", HTTP_1_1, Headers([(b"Host", b"a")]), upgrade=upgrade)
 
 
-def forwarded_requests(events: list[Event]) -> bytes:
+def forwarded_requests(parser: HeadParser, events: list[Event]) -> bytes:
     """What an origin receives: each request on a connection of its own, one after the other."""
     sent = b""
-    codec = Http1ClientCodec()
+    codec = Http1ClientCodec(parser)
     trailers: Headers | None = None
     for event in events:
         if isinstance(event, RequestHead):
-            codec, trailers = Http1ClientCodec(), None
+            codec, trailers = Http1ClientCodec(parser), None
             sent += codec.encode_head(event)
         elif isinstance(event, Data):
             sent += codec.encode_data(event.data)
@@ -106,10 +112,10 @@ def forwarded_requests(events: list[Event]) -> bytes:
     return sent
 
 
-def forwarded_response(answers: str, events: list[Event], version: bytes = b"1.1") -> bytes:
+def forwarded_response(parser: HeadParser, answers: str, events: list[Event], version: bytes = b"1.1") -> bytes:
     """What the client receives that sent the question."""
     head = question(answers.split()[1:])
-    codec = Http1ServerCodec()
+    codec = Http1ServerCodec(parser)
     upgrade = b"Connection: upgrade\r\nUpgrade: %b\r\n" % head.upgrade if head.upgrade else b""
     codec.receive(b"%b / HTTP/%b\r\nHost: a\r\n%b\r\n" % (head.method, version, upgrade))
     sent = b""
@@ -189,23 +195,25 @@ def expectation(path: Path) -> list[str]:
     return [line for line in lines if not line.startswith("#")]
 
 
-def outcome(path: Path, split: Callable[[bytes], list[bytes]], answers: str, moved_after: int = -1) -> list[str]:
+def outcome(
+    parser: HeadParser, path: Path, split: Callable[[bytes], list[bytes]], answers: str, moved_after: int = -1
+) -> list[str]:
     """The lines of an `.events` file, as they come out."""
     pieces = split(path.read_bytes())
     if path.suffix == ".request":
-        events, server = run_request(pieces, moved_after)
+        events, server = run_request(parser, pieces, moved_after)
         waiting = f"connection {'idle' if server.between_messages else 'waits' if server.buffered_bytes else 'busy'}"
         return [*text(events), "connection broken" if isinstance((events or [None])[-1], Violation) else waiting]
-    events, client = run_response(answers, pieces, moved_after)
+    events, client = run_response(parser, answers, pieces, moved_after)
     raw = [f"raw {escaped(client.take_buffered())}"] if any(_switches(event) for event in events) else []
     return [answers, *text(events), *raw, f"connection {'reusable' if client.reusable else 'not reusable'}"]
 
 
-def forwarded(path: Path, split: Callable[[bytes], list[bytes]], answers: str) -> bytes:
+def forwarded(parser: HeadParser, path: Path, split: Callable[[bytes], list[bytes]], answers: str) -> bytes:
     pieces = split(path.read_bytes())
     if path.suffix == ".request":
-        return forwarded_requests(run_request(pieces)[0])
-    return forwarded_response(answers, run_response(answers, pieces)[0])
+        return forwarded_requests(parser, run_request(parser, pieces)[0])
+    return forwarded_response(parser, answers, run_response(parser, answers, pieces)[0])
 
 
 def answers_of(path: Path) -> str:
@@ -228,9 +236,9 @@ def write_missing() -> None:
             if len(rest) > 1 or (path.suffix == ".request" and rest):
                 continue
             answers = rest[0] if rest else answers
-        events.write_text("\n".join([*why, *outcome(path, whole, answers)]) + "\n", "utf-8")
+        events.write_text("\n".join([*why, *outcome(PARSER, path, whole, answers)]) + "\n", "utf-8")
         if path.parent.name == "valid":
-            path.with_suffix(".forwarded").write_bytes(forwarded(path, whole, answers))
+            path.with_suffix(".forwarded").write_bytes(forwarded(PARSER, path, whole, answers))
         sys.stdout.write(f"wrote {case_name(events)}\n")
 
 

@@ -22,6 +22,8 @@ from http_corpus import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hotproxy.http.head_parser import HeadParser
+
 FILES = raw_files()
 VALID = [path for path in FILES if path.parent.name == "valid"]
 # Long bodies of nothing but filler: every position of them is like the one before.
@@ -44,18 +46,18 @@ def test_no_expectation_has_lost_its_message():
 
 
 @every_file
-def test_whole(path: Path):
-    assert outcome(path, whole, answers_of(path)) == expectation(path)
+def test_whole(parser: HeadParser, path: Path):
+    assert outcome(parser, path, whole, answers_of(path)) == expectation(path)
 
 
 @every_file
-def test_byte_by_byte(path: Path):
-    assert outcome(path, byte_by_byte, answers_of(path)) == expectation(path)
+def test_byte_by_byte(parser: HeadParser, path: Path):
+    assert outcome(parser, path, byte_by_byte, answers_of(path)) == expectation(path)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_at_any_splits(data: st.DataObject):
+def test_at_any_splits(parser: HeadParser, data: st.DataObject):
     path = data.draw(st.sampled_from(FILES))
     size = path.stat().st_size
     cuts = sorted(data.draw(st.sets(st.integers(0, size), max_size=6)))
@@ -63,7 +65,7 @@ def test_at_any_splits(data: st.DataObject):
     def split(raw: bytes) -> list[bytes]:
         return [raw[start:end] for start, end in zip([0, *cuts], [*cuts, size], strict=True)]
 
-    assert outcome(path, split, answers_of(path)) == expectation(path)
+    assert outcome(parser, path, split, answers_of(path)) == expectation(path)
 
 
 @every_file
@@ -73,30 +75,32 @@ def test_only_the_valid_folder_holds_what_is_accepted(path: Path):
 
 
 @pytest.mark.parametrize("path", VALID, ids=case_name)
-def test_the_other_side_receives_these_bytes(path: Path):
+def test_the_other_side_receives_these_bytes(parser: HeadParser, path: Path):
     expected = path.with_suffix(".forwarded").read_bytes()
-    assert forwarded(path, whole, answers_of(path)) == expected
-    assert forwarded(path, byte_by_byte, answers_of(path)) == expected
+    assert forwarded(parser, path, whole, answers_of(path)) == expected
+    assert forwarded(parser, path, byte_by_byte, answers_of(path)) == expected
 
 
 @pytest.mark.parametrize("path", SMALL, ids=case_name)
-def test_moved_after_every_byte(path: Path):
+def test_moved_after_every_byte(parser: HeadParser, path: Path):
     """The bytes go on behaving as if nothing had happened, and a dump of the loaded codec is the dump it came from."""
     expected = expectation(path)
     for position in range(path.stat().st_size):
-        assert outcome(path, byte_by_byte, answers_of(path), moved_after=position) == expected
+        assert outcome(parser, path, byte_by_byte, answers_of(path), moved_after=position) == expected
 
 
 @every_file
-def test_a_dump_is_msgpack(path: Path):
+def test_a_dump_is_msgpack(parser: HeadParser, path: Path):
     raw = path.read_bytes()
     half = [raw[: len(raw) // 2]]
-    codec = run_request(half)[1] if path.suffix == ".request" else run_response(answers_of(path), half)[1]
+    codec = (
+        run_request(parser, half)[1] if path.suffix == ".request" else run_response(parser, answers_of(path), half)[1]
+    )
     state = codec.dump()
     assert msgpack.unpackb(msgpack.packb(state)) == state
-    assert type(codec).load(msgpack.unpackb(msgpack.packb(state))).dump() == state
+    assert type(codec).load(msgpack.unpackb(msgpack.packb(state)), parser).dump() == state
 
 
-def test_text_escapes_what_an_editor_would_lose():
-    events, _ = run_request([b"POST / HTTP/1.1\r\nHost: a\r\nX: \xff\r\nContent-Length: 2\r\n\r\n\r\n"])
+def test_text_escapes_what_an_editor_would_lose(parser: HeadParser):
+    events, _ = run_request(parser, [b"POST / HTTP/1.1\r\nHost: a\r\nX: \xff\r\nContent-Length: 2\r\n\r\n\r\n"])
     assert text(events)[2:4] == ["  X: \\xff", "data \\r\\n"]

@@ -1,24 +1,18 @@
-"""The conformance suite of the `HeadParser` seam: every implementation joins `PARSERS`."""
+"""The conformance suite of the `HeadParser` seam: every implementation is a `parser` of conftest.py."""
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hotproxy.http.codec import RequestHead, ResponseHead, Violation
-from hotproxy.http.head_parser import HeadParser, HttptoolsHeadParser
+from hotproxy.http.head_parser import HeadParser
 from hotproxy.http.syntax import split_fields
-
-PARSERS = [HttptoolsHeadParser()]
-
-every_parser = pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: type(parser).__name__)
 
 names = st.sampled_from([b"A", b"x-b", b"Cookie", b"Accept", b"X-Forwarded-For", b"!#$%&'*+-.^_`|~"])
 values = st.text(st.characters(max_codepoint=255), max_size=12).map(lambda text: text.encode("latin-1"))
 
 
-@every_parser
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(names, values), max_size=6))
 @example([(b"A", b" \t b \t")])
@@ -33,7 +27,6 @@ def test_fields_come_out_as_they_went_in_or_not_at_all(parser: HeadParser, field
         assert isinstance(head, Violation)
 
 
-@every_parser
 @settings(max_examples=500, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_give_a_head_or_a_violation(parser: HeadParser, garbage: bytes):
@@ -43,7 +36,6 @@ def test_any_bytes_give_a_head_or_a_violation(parser: HeadParser, garbage: bytes
         assert isinstance(parser.parse_response(head, to_head=False), ResponseHead | Violation)
 
 
-@every_parser
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.tuples(names, values.filter(lambda value: all(b == 9 or 32 <= b != 127 for b in value))), max_size=6)
@@ -55,7 +47,6 @@ def test_the_slow_splitter_agrees(parser: HeadParser, fields: list[tuple[bytes, 
     assert list(head.headers) == split_fields(block)
 
 
-@every_parser
 def test_a_parser_keeps_nothing_between_heads(parser: HeadParser):
     first = parser.parse_request(b"GET /1 HTTP/1.1\r\nHost: a\r\nX: 1\r\n\r\n")
     second = parser.parse_request(b"GET /2 HTTP/1.1\r\nHost: b\r\n\r\n")

@@ -27,6 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotproxy.http.codec import Data, End, Event, RequestHead, ResponseHead, Trailers, Violation
+from hotproxy.http.head_parser import HeadParser
 from hotproxy.http.http1_client import Http1ClientCodec
 
 FILES = raw_files()
@@ -133,15 +134,15 @@ def test_what_h11_rejects_we_reject(path: Path):
 
 
 @pytest.mark.parametrize("path", VALID, ids=case_name)
-def test_h11_reads_what_we_forward_as_we_meant_it(path: Path):
+def test_h11_reads_what_we_forward_as_we_meant_it(parser: HeadParser, path: Path):
     answers = answers_of(path)
     if path.suffix == ".request":
-        events, _ = run_request(whole(path.read_bytes()))
-        assert by_h11_server(forwarded_requests(events)) == ours(events)
+        events, _ = run_request(parser, whole(path.read_bytes()))
+        assert by_h11_server(forwarded_requests(parser, events)) == ours(events)
     elif expectation(path)[-2:-1] == ["end"]:
-        events, _ = run_response(answers, whole(path.read_bytes()))
+        events, _ = run_response(parser, answers, whole(path.read_bytes()))
         head = question(answers.split()[1:])
-        assert by_h11_client(head.method, head.upgrade, forwarded_response(answers, events)) == ours(events)
+        assert by_h11_client(head.method, head.upgrade, forwarded_response(parser, answers, events)) == ours(events)
 
 
 # Hostile heads from pieces that have something to do with each other, so that many of them are nearly right.
@@ -226,9 +227,9 @@ def assembled(start: bytes, host: bool, parts: list[tuple[bytes, bytes]], body: 
 
 @settings(max_examples=1500, deadline=None)
 @given(starts, st.booleans(), fields, bodies)
-def test_hostile_requests(start: bytes, host: bool, parts: list[tuple[bytes, bytes]], body: bytes):
+def test_hostile_requests(parser: HeadParser, start: bytes, host: bool, parts: list[tuple[bytes, bytes]], body: bytes):
     raw = assembled(start, host, parts, body)
-    events, _ = run_request(whole(raw))
+    events, _ = run_request(parser, whole(raw))
     if not any(isinstance(event, Violation) for event in events):
         try:
             by_h11_server(raw)
@@ -236,10 +237,10 @@ def test_hostile_requests(start: bytes, host: bool, parts: list[tuple[bytes, byt
             # We accepted what it rejects; right only for empty lines between requests (`ACCEPTED_ALL_THE_SAME`).
             assert str(objection) == "no request line received"
     events = complete(events)
-    sent = forwarded_requests(events)
+    sent = forwarded_requests(parser, events)
     assert by_h11_server(sent) == ours(events)
     if all(event.headers.has(b"host") for event in events if isinstance(event, RequestHead)):
-        again, _ = run_request(whole(sent))  # the next hotproxy in the row
+        again, _ = run_request(parser, whole(sent))  # the next hotproxy in the row
         assert ours(again) == ours(events)
 
 
@@ -263,15 +264,17 @@ responses = st.sampled_from(
 
 @settings(max_examples=1500, deadline=None)
 @given(responses, fields, bodies, st.sampled_from(["answers GET eof", "answers HEAD eof"]))
-def test_hostile_responses(start: bytes, parts: list[tuple[bytes, bytes]], body: bytes, answers: str):
+def test_hostile_responses(
+    parser: HeadParser, start: bytes, parts: list[tuple[bytes, bytes]], body: bytes, answers: str
+):
     raw = assembled(start, False, parts, body)
-    events, client = run_response(answers, whole(raw))
+    events, client = run_response(parser, answers, whole(raw))
     assert isinstance(client, Http1ClientCodec)
     if not events or not isinstance(events[-1], End):
         return
     method = answers.split()[1].encode()
     by_h11_client(method, b"", raw)  # raises RemoteProtocolError where we accepted what it rejects
-    assert by_h11_client(method, b"", forwarded_response(answers, events)) == ours(events)
+    assert by_h11_client(method, b"", forwarded_response(parser, answers, events)) == ours(events)
 
 
 def complete(events: list[Event]) -> list[Event]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from hotproxy.http.head_parser import HeadParser
 from hotproxy.http.http1_client import Http1ClientCodec
 from hotproxy.http.http1_server import Http1ServerCodec
 from hotproxy.http.saved import check_version, saved_bool, saved_bytes, saved_int, saved_map
@@ -35,17 +36,17 @@ def test_other_types_are_refused(read: Any, state: dict[str, object]):
 
 @CODECS
 @pytest.mark.parametrize("change", [{"version": 2}, {"version": None}, {"kind": "http2"}, {"version": "1"}])
-def test_another_version_or_kind_is_refused(kind: Any, change: dict[str, object]):
+def test_another_version_or_kind_is_refused(parser: HeadParser, kind: Any, change: dict[str, object]):
     """The connection then stays in the generation that knows it, and drains."""
     with pytest.raises(ValueError, match="version"):
-        kind.load(kind().dump() | change)
+        kind.load(kind(parser).dump() | change)
 
 
 @CODECS
-def test_every_value_of_a_dump_is_looked_at(kind: Any):
-    for name in kind().dump():
+def test_every_value_of_a_dump_is_looked_at(parser: HeadParser, kind: Any):
+    for name in kind(parser).dump():
         for nonsense in (None, "x", -1, 10**30, [], {"framing": 9}):
             with pytest.raises(ValueError):
-                kind.load(kind().dump() | {name: nonsense})
+                kind.load(kind(parser).dump() | {name: nonsense})
         with pytest.raises(ValueError):
-            kind.load({other: value for other, value in kind().dump().items() if other != name})
+            kind.load({other: value for other, value in kind(parser).dump().items() if other != name})

@@ -7,6 +7,7 @@ import itertools
 import pytest
 from http_corpus import run_request, run_response, text, whole
 
+from hotproxy.http.head_parser import HeadParser
 from hotproxy.http.syntax import MAX_HEAD_BYTES, MAX_REQUEST_LINE_BYTES, split_fields
 
 
@@ -36,64 +37,64 @@ def line_of(size: int) -> bytes:
 
 
 @every_split
-def test_a_head_of_64_kib_is_accepted(split):
+def test_a_head_of_64_kib_is_accepted(parser: HeadParser, split):
     raw = head_of(MAX_HEAD_BYTES)
     assert len(raw) == MAX_HEAD_BYTES
-    assert text(run_request(split(raw))[0])[-1] == "end"
+    assert text(run_request(parser, split(raw))[0])[-1] == "end"
 
 
 @every_split
 @pytest.mark.parametrize("more", [1, 2, 3, 4, 5000])
-def test_one_byte_more_is_431(split, more: int):
-    assert text(run_request(split(head_of(MAX_HEAD_BYTES + more)))[0]) == ["violation http1.head_too_large 431"]
+def test_one_byte_more_is_431(parser: HeadParser, split, more: int):
+    assert text(run_request(parser, split(head_of(MAX_HEAD_BYTES + more)))[0]) == ["violation http1.head_too_large 431"]
 
 
 @every_split
-def test_a_head_without_end_is_431(split):
-    assert text(run_request(split(head_of(200_000)[:-4]))[0]) == ["violation http1.head_too_large 431"]
+def test_a_head_without_end_is_431(parser: HeadParser, split):
+    assert text(run_request(parser, split(head_of(200_000)[:-4]))[0]) == ["violation http1.head_too_large 431"]
 
 
 @every_split
-def test_a_request_line_of_16_kib_is_accepted(split):
+def test_a_request_line_of_16_kib_is_accepted(parser: HeadParser, split):
     assert line_of(MAX_REQUEST_LINE_BYTES).index(b"\r\n") + 2 == MAX_REQUEST_LINE_BYTES
-    assert text(run_request(split(line_of(MAX_REQUEST_LINE_BYTES)))[0])[-1] == "end"
+    assert text(run_request(parser, split(line_of(MAX_REQUEST_LINE_BYTES)))[0])[-1] == "end"
 
 
 @every_split
 @pytest.mark.parametrize("more", [1, 2, 60_000])
-def test_a_longer_request_line_is_414(split, more: int):
+def test_a_longer_request_line_is_414(parser: HeadParser, split, more: int):
     raw = line_of(MAX_REQUEST_LINE_BYTES + more)
-    assert text(run_request(split(raw))[0]) == ["violation http1.request_line_too_long 414"]
+    assert text(run_request(parser, split(raw))[0]) == ["violation http1.request_line_too_long 414"]
 
 
 @every_split
 @pytest.mark.parametrize("position", range(MAX_REQUEST_LINE_BYTES - 3, MAX_REQUEST_LINE_BYTES + 4))
-def test_the_cause_is_the_one_whose_byte_comes_first(split, position: int):
+def test_the_cause_is_the_one_whose_byte_comes_first(parser: HeadParser, split, position: int):
     raw = bytearray(line_of(MAX_REQUEST_LINE_BYTES + 100))
     raw[position] = 0x0A
     cause = "bare_lf 400" if position <= MAX_REQUEST_LINE_BYTES else "request_line_too_long 414"
-    assert text(run_request(split(bytes(raw)))[0]) == [f"violation http1.{cause}"]
+    assert text(run_request(parser, split(bytes(raw)))[0]) == [f"violation http1.{cause}"]
 
 
 @every_split
 @pytest.mark.parametrize("position", range(MAX_HEAD_BYTES - 3, MAX_HEAD_BYTES + 4))
-def test_a_bare_lf_at_the_limit_of_the_head(split, position: int):
+def test_a_bare_lf_at_the_limit_of_the_head(parser: HeadParser, split, position: int):
     raw = bytearray(head_of(MAX_HEAD_BYTES + 100))
     raw[position] = 0x0A
     cause = "bare_lf 400" if position <= MAX_HEAD_BYTES else "head_too_large 431"
-    assert text(run_request(split(bytes(raw)))[0]) == [f"violation http1.{cause}"]
+    assert text(run_request(parser, split(bytes(raw)))[0]) == [f"violation http1.{cause}"]
 
 
 @every_split
-def test_a_response_head_over_64_kib_is_refused(split):
+def test_a_response_head_over_64_kib_is_refused(parser: HeadParser, split):
     raw = b"HTTP/1.1 200 OK\r\nX: " + b"y" * MAX_HEAD_BYTES + b"\r\n\r\n"
-    assert text(run_response("answers GET", split(raw))[0]) == ["violation http1.head_too_large 431"]
+    assert text(run_response(parser, "answers GET", split(raw))[0]) == ["violation http1.head_too_large 431"]
 
 
 @every_split
-def test_a_bare_lf_is_refused_before_the_head_has_ended(split):
+def test_a_bare_lf_is_refused_before_the_head_has_ended(parser: HeadParser, split):
     """Otherwise a client that ends lines with LF would wait for the head timeout."""
-    events, codec = run_request(split(b"GET / HTTP/1.1\nHost: a\n"))
+    events, codec = run_request(parser, split(b"GET / HTTP/1.1\nHost: a\n"))
     assert text(events) == ["violation http1.bare_lf 400"]
     assert codec.buffered_bytes == 0
 
