@@ -21,10 +21,7 @@ def extensions() -> list[Extension]:
     flags = os.environ.get("HOTPROXY_BUILD_FLAGS", "").split()
     sources = {name: f"{name.replace('.', '/')}.pyx" for name in MODULES}
     made: list[Extension] = cythonize(
-        [
-            Extension(name, [source], extra_compile_args=["-O2", *flags], extra_link_args=flags)
-            for name, source in sources.items()
-        ]
+        [Extension(name, [source], extra_compile_args=flags, extra_link_args=flags) for name, source in sources.items()]
     )
     for extension in made:  # not as an argument above: Cython makes new objects and forgets it
         extension.optional = True  # a compiler that is missing or fails is told, and the installation goes on

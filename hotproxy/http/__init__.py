@@ -5,6 +5,7 @@
     codec       one connection's protocol state; plain attributes, so that it can be dumped and loaded
 
 Which file does what: `codec` the interface and the events, `headers` the field list, `http1_server` and `http1_client`
-the two halves of HTTP/1.1, `head_parser` the seam that a compiled kernel fills, `syntax` what bytes are allowed,
+the two halves of HTTP/1.1, `head_parser` the seam to who reads heads, `head_encoder` how they are
+written, `kernel` the choice between compiled and pure (`_kernel.pyx`), `syntax` what bytes are allowed,
 `rules` what a head means (framing, keep-alive, Host, hop-by-hop fields), `body` chunks and lengths.
 """

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Heads in one pass of C: what is plain is answered here, and everything else by `HttptoolsHeadParser`.
+"""Heads in C. Read: what is plain is answered here, and everything else by `HttptoolsHeadParser`. Written: all of them.
 
 The kernel knows how ordinary heads look, and gives up at the first byte, field or value that is not ordinary: a
 violation, a rare target or host, a list in Connection, an Expect. So there is one place that knows what is wrong with a
@@ -8,10 +8,12 @@ tests/http/test_http_kernel.py and tests/fuzz/ look for, by comparing both on th
 
 Memory: lengths are looked at before a byte is. A head is walked by an index that only grows, while the byte under it
 belongs to the class that is looked for. CPython keeps a NUL behind the last byte of every bytes object and NUL is in no
-class, so every walk ends there at the latest. Fields are noted in an array of MAX_FIELDS; one more, and we give up.
+class, so every walk ends there at the latest. Fields are noted in an array of MAX_FIELDS; one more, and we give up. A
+head is written into exactly as many bytes as its pieces have; no Python code runs between counting and copying them.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcpy
 
 from hotproxy.http import codec
 from hotproxy.http.codec import RequestHead, ResponseHead
@@ -394,3 +396,57 @@ cdef bytes _lowered(bytes name):
     for at in range(size):
         into[at] = LOWER[text[at]]
     return lowered
+
+
+def encode_head(bytes start not None, headers, list lines not None):
+    """`head_encoder.encode_head`, compiled."""
+    cdef list fields = headers._fields
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(start) + 4, at = 0
+    cdef tuple field
+    cdef bytes name, value, line, encoded
+    cdef byte* into
+    cdef bint bad
+    for field in fields:
+        name, value = field
+        size += _size(name) + _size(value) + 4
+    for line in lines:
+        size += _size(line) + 2
+    encoded = PyBytes_FromStringAndSize(NULL, size)
+    into = <byte*> PyBytes_AS_STRING(encoded)
+    bad = _put(into, &at, start) | _put_pair(into, &at, c"\r", c"\n")
+    for field in fields:
+        name, value = field
+        bad |= _put(into, &at, name) | _put_pair(into, &at, c":", c" ")
+        bad |= _put(into, &at, value) | _put_pair(into, &at, c"\r", c"\n")
+    for line in lines:
+        bad |= _put(into, &at, line) | _put_pair(into, &at, c"\r", c"\n")
+    _put_pair(into, &at, c"\r", c"\n")
+    if bad:
+        raise ValueError("CR, LF or NUL inside a head")
+    return encoded
+
+
+cdef Py_ssize_t _size(object piece) except -1:
+    """A variable declared as bytes may still be None, which has no bytes to look at."""
+    if not isinstance(piece, bytes):
+        raise TypeError(f"a head is made of bytes, not of {type(piece).__name__}")
+    return PyBytes_GET_SIZE(piece)
+
+
+cdef bint _put(byte* into, Py_ssize_t* at, bytes piece) noexcept:
+    """Append a piece; True when it would be more than a piece of a line."""
+    cdef const byte* text = <const byte*> PyBytes_AS_STRING(piece)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(piece), index
+    cdef byte bad = 0
+    memcpy(into + at[0], text, size)
+    at[0] += size
+    for index in range(size):
+        bad |= (text[index] == 0) | (text[index] == 10) | (text[index] == 13)
+    return bad
+
+
+cdef inline bint _put_pair(byte* into, Py_ssize_t* at, byte one, byte two) noexcept:
+    into[at[0]] = one
+    into[at[0] + 1] = two
+    at[0] += 2
+    return False

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from hotproxy.http.codec import CHUNKED, END, LENGTH, NO_BODY, UNTIL_CLOSE, Data, Event, Trailers, Violation
+from hotproxy.http.head_encoder import field_lines
 from hotproxy.http.headers import Headers
 from hotproxy.http.rules import HOP_BY_HOP
 from hotproxy.http.saved import saved_int
@@ -198,21 +199,6 @@ class BodyEncoder:
     @classmethod
     def load(cls, state: Mapping[str, object]) -> BodyEncoder:
         return cls(saved_int(state, "framing", UNTIL_CLOSE), saved_int(state, "remaining", MAX_LENGTH))
-
-
-def field_lines(headers: Headers) -> bytes:
-    """Field lines as they go out, each with its CRLF. ValueError if one would be more than one line, or none."""
-    lines = [b": ".join(field) for field in headers]
-    lines.append(b"")
-    block = b"\r\n".join(lines)
-    check_lines(block, len(lines) - 1)
-    return block
-
-
-def check_lines(block: bytes, lines: int) -> None:
-    """The last fence against splitting a message with a value of our own: CR and LF only where lines end, no NUL."""
-    if block.count(b"\n") != lines or block.count(b"\r") != lines or b"\0" in block:
-        raise ValueError("CR, LF or NUL inside a head")
 
 
 def _chunk_size(line: bytes) -> int | Violation:

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from hotproxy.http.body import BodyDecoder, BodyEncoder, check_lines
+from hotproxy.http.body import BodyDecoder, BodyEncoder
 from hotproxy.http.codec import CHUNKED, END, LENGTH, NO_BODY, Event, RequestHead, ResponseHead, Violation
 from hotproxy.http.head_parser import HeadParser
 from hotproxy.http.headers import Headers
-from hotproxy.http.kernel import PARSER
+from hotproxy.http.kernel import PARSER, encode_head
 from hotproxy.http.saved import VERSION, check_version, saved_bool, saved_bytes, saved_int, saved_map
 from hotproxy.http.syntax import MAX_HEAD_BYTES, incomplete_head_violation
 
@@ -75,24 +75,21 @@ class Http1ClientCodec:
     def encode_head(self, head: RequestHead, authority: bytes = b"") -> bytes:
         if self._state != _IDLE:
             raise ValueError("another request is under way")
-        parts = [b"%b %b HTTP/1.1" % (head.method, head.target)]
-        parts.extend([b": ".join(field) for field in head.headers])
+        lines: list[bytes] = []
         if not head.headers.has(b"host"):
-            parts.append(b"Host: " + authority)
+            lines.append(b"Host: " + authority)
         if head.framing == LENGTH:
-            parts.append(b"Content-Length: %d" % head.content_length)
+            lines.append(b"Content-Length: %d" % head.content_length)
         elif head.framing == CHUNKED:
-            parts.append(b"Transfer-Encoding: chunked")
+            lines.append(b"Transfer-Encoding: chunked")
         elif head.framing != NO_BODY:
             raise ValueError("a request's body cannot end with the connection")
         if head.upgrade:
-            parts.append(b"Upgrade: " + head.upgrade)
-            parts.append(b"Connection: Upgrade")
+            lines.append(b"Upgrade: " + head.upgrade)
+            lines.append(b"Connection: Upgrade")
         elif head.headers.has(b"te"):  # RFC 9110 section 10.1.4: its sender must nominate it
-            parts.append(b"Connection: TE")
-        parts.append(b"\r\n")
-        block = b"\r\n".join(parts)
-        check_lines(block, len(parts))
+            lines.append(b"Connection: TE")
+        block = encode_head(b"%b %b HTTP/1.1" % (head.method, head.target), head.headers, lines)
         self._state = _HEAD
         self._out = BodyEncoder(head.framing, head.content_length)
         self._request_sent = False

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from hotproxy.http.body import BodyDecoder, BodyEncoder, check_lines
+from hotproxy.http.body import BodyDecoder, BodyEncoder
 from hotproxy.http.codec import (
     CHUNKED,
     END,
@@ -27,7 +27,7 @@ from hotproxy.http.codec import (
 )
 from hotproxy.http.head_parser import HeadParser
 from hotproxy.http.headers import Headers
-from hotproxy.http.kernel import PARSER
+from hotproxy.http.kernel import PARSER, encode_head
 from hotproxy.http.saved import VERSION, check_version, saved_bool, saved_bytes, saved_int, saved_map
 from hotproxy.http.syntax import (
     MAX_BLANK_LINES,
@@ -197,7 +197,7 @@ class Http1ServerCodec:
     def encode_head(self, head: ResponseHead, close: bool) -> bytes:
         status = head.status
         if status < 200 and status != 101:
-            return b"" if self._client_version == HTTP_1_0 else _encoded(head, [])
+            return b"" if self._client_version == HTTP_1_0 else encode_head(_status_line(head), head.headers, [])
         lines: list[bytes] = []
         keep_alive = self._client_keep_alive and not close and self._state != _BROKEN
         framing, length = head.framing, head.content_length
@@ -223,7 +223,7 @@ class Http1ServerCodec:
             lines.append(b"Connection: close")
         elif self._client_version == HTTP_1_0:
             lines.append(b"Connection: keep-alive")
-        encoded = _encoded(head, lines)
+        encoded = encode_head(_status_line(head), head.headers, lines)
         self._keep_alive = keep_alive
         self._out = BodyEncoder(NO_BODY if self._without_body else framing, length)
         return encoded
@@ -276,12 +276,6 @@ class Http1ServerCodec:
         return codec
 
 
-def _encoded(head: ResponseHead, lines: list[bytes]) -> bytes:
-    """Status line, the head's fields, then ours. The version is always our own (RFC 9112 section 2.3)."""
-    parts = [b"HTTP/1.1 %d %b" % (head.status, head.phrase)]
-    parts.extend([b": ".join(field) for field in head.headers])
-    parts.extend(lines)
-    parts.append(b"\r\n")
-    block = b"\r\n".join(parts)
-    check_lines(block, len(parts))
-    return block
+def _status_line(head: ResponseHead) -> bytes:
+    """The version is always our own (RFC 9112 section 2.3)."""
+    return b"HTTP/1.1 %d %b" % (head.status, head.phrase)
