@@ -4,10 +4,13 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Parallel test processes. Two is what the suite's timing budget is measured with.
 JOBS ?= 2
+# How long `make fuzz` looks, and where it begins (SEED=: anywhere).
+SECONDS ?= 300
+SEED ?=
 # Compiled by the installation, where there is a C compiler.
 KERNELS := hotproxy/http/_kernel.pyx hotproxy/shm/_cells.pyx
 
-.PHONY: run test test-all check format soak bench man lock clean
+.PHONY: run test test-all check format soak fuzz bench man lock clean
 
 run: .venv/run.stamp  ## a demo: two origins, and a proxy in front of them
 	@$(BIN)/python configs/demo.py
@@ -33,6 +36,12 @@ format: .venv/dev.stamp
 soak: .venv/dev.stamp  ## 200 restarts under load, 200,000 connections beside slow clients: nothing leaks
 	$(BIN)/python bench/soak.py
 	$(BIN)/python bench/soak_many.py
+
+fuzz: .venv/dev.stamp  ## mutations of the corpus through the kernel, with AddressSanitizer, for SECONDS
+	HOTPROXY_BUILD_FLAGS="-fsanitize=address -fno-omit-frame-pointer" \
+	  $(BIN)/python setup.py -q build_ext --force --build-lib build/fuzz --build-temp build/fuzz-objects
+	LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+	  $(BIN)/python tests/fuzz/http1.py build/fuzz $(SECONDS) $(SEED)
 
 bench: .venv/dev.stamp  ## start-up, restart and memory figures
 	$(BIN)/python bench/startup.py
