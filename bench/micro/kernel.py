@@ -3,13 +3,14 @@
     python bench/micro/kernel.py [rounds]
 
 The exchange is one GET with its answer through everything between the two sockets, which are fakes: no system call is
-in its figure but the clock. Rounds are interleaved; on a busy machine only the ratios mean anything.
+in its figure but the clock. CPU time, rounds interleaved; on a busy machine only the ratios mean anything.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
+import time
 import timeit
 from collections.abc import Callable
 from pathlib import Path
@@ -104,7 +105,7 @@ def main() -> None:
     for _ in range(rounds):
         for name, calls in pairs.items():
             for into, call in zip(times[name], calls, strict=True):
-                into.append(timeit.timeit(call, number=CALLS) / CALLS * 1e6)
+                into.append(timeit.timeit(call, timer=time.process_time, number=CALLS) / CALLS * 1e6)
     sys.stdout.write(f"{'':36}{'pure':>8}{'compiled':>10}\n")
     for name, measured in times.items():
         sys.stdout.write(f"{name:36}" + "".join(f"{statistics.median(each):8.2f}  " for each in measured) + "\n")

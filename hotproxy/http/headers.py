@@ -51,7 +51,8 @@ class Headers:
         """One field of this name, with this value: in the place of the first one, or at the end."""
         lower = name.lower()
         if lower not in self._lower:
-            self.add(name, value)
+            self._fields.append((name, value))
+            self._lower.append(lower)
             return
         index = self._lower.index(lower)
         self._fields[index] = (name, value)

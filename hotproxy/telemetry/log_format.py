@@ -76,11 +76,12 @@ _CUT_MARK: Final = "...[truncated]"
 class LogFormat:
     """A compiled format. Immutable but for the cached second; may be shared by listeners of one worker."""
 
-    __slots__ = ("_json", "_parts", "_template")
+    __slots__ = ("_json", "_parts", "_raw", "_template")
 
-    def __init__(self, template: str, parts: Sequence[Callable[[StreamInfo], str]], json: bool = False) -> None:
-        self._template = template  # printf form: the literals with a %s per part
-        self._parts = tuple(parts)
+    def __init__(self, template: str, operators: Sequence[Operator], json: bool = False) -> None:
+        self._template = template  # printf form: the literals with a %s per operator
+        self._parts = tuple([operator.json if json else operator.text for operator in operators])
+        self._raw = () if json else tuple([operator.raw for operator in operators])
         self._json = json
 
     @classmethod
@@ -100,7 +101,7 @@ class LogFormat:
             if not char.isprintable() and char != "\t":
                 raise ValueError(f"a line feed or control character at position {at}: one exchange is one line")
         template: list[str] = []
-        parts: list[Callable[[StreamInfo], str]] = []
+        operators: list[Operator] = []
         at = 0
         while (start := text.find("%", at)) >= 0:
             template.append(text[at:start])
@@ -112,19 +113,24 @@ class LogFormat:
             if match is None:
                 raise ValueError(_broken(text, start))
             template.append("%s")
-            parts.append(_operator(match).text)
+            operators.append(_operator(match))
             at = match.end()
         template.append(text[at:])
-        return cls("".join(template) + "\n", parts)
+        return cls("".join(template) + "\n", operators)
 
     @classmethod
     def _compile_json(cls) -> LogFormat:
         members = [f'"{key}":%s' for key, _ in JSON_KEYS]
-        parts = [(operator or StartTime()).json for _, operator in JSON_KEYS]
-        return cls("{" + ",".join(members) + "}\n", parts, json=True)
+        operators = [operator or StartTime() for _, operator in JSON_KEYS]
+        return cls("{" + ",".join(members) + "}\n", operators, json=True)
 
     def render(self, info: StreamInfo) -> bytes:
         """One line with its line feed, always valid UTF-8 (JSON: plain ASCII)."""
+        if self._raw:
+            # Nearly always nothing has to be escaped, and one look at all values together says so.
+            raw = [get(info) for get in self._raw]
+            if op.is_tame("".join(raw)):
+                return (self._template % tuple([value or "-" for value in raw])).encode()
         return (self._template % tuple([part(info) for part in self._parts])).encode()
 
     def render_within(self, info: StreamInfo, limit_bytes: int) -> bytes:

@@ -23,6 +23,10 @@ class Operator(Protocol):
 
     def json(self, info: StreamInfo) -> str: ...
 
+    @property
+    def raw(self) -> Callable[[StreamInfo], str]:
+        """The value as it is, "" when absent. Where it is `is_tame`, `text` prints the same."""
+
 
 class Number:
     """A number; `log_values.ABSENT` when it was not measured."""
@@ -33,8 +37,11 @@ class Number:
         self._get = get
 
     def text(self, info: StreamInfo) -> str:
+        return self.raw(info) or "-"
+
+    def raw(self, info: StreamInfo) -> str:
         value = self._get(info)
-        return str(value) if value >= 0 else "-"
+        return str(value) if value >= 0 else ""
 
     def json(self, info: StreamInfo) -> str:
         value = self._get(info)
@@ -44,16 +51,16 @@ class Number:
 class Text:
     """A name from the config or an address: ours, but not necessarily tame (a unix socket's path may hold anything)."""
 
-    __slots__ = ("_get",)
+    __slots__ = ("raw",)
 
     def __init__(self, get: Callable[[StreamInfo], str]) -> None:
-        self._get = get
+        self.raw = get
 
     def text(self, info: StreamInfo) -> str:
-        return escape(self._get(info))
+        return escape(self.raw(info))
 
     def json(self, info: StreamInfo) -> str:
-        value = self._get(info)
+        value = self.raw(info)
         if not value:
             return "null"
         return quote(value if value.isascii() else _readable(value))
@@ -62,11 +69,12 @@ class Text:
 class Wire:
     """A value that came from a peer: the bytes of the wire, as text decoded as latin-1 (so nothing is lost)."""
 
-    __slots__ = ("_get", "_limit")
+    __slots__ = ("_get", "_limit", "raw")
 
     def __init__(self, get: Callable[[StreamInfo], str], limit: int = 0) -> None:
         self._get = get
         self._limit = limit  # characters; 0 = all
+        self.raw = self._beginning if limit else get
 
     def text(self, info: StreamInfo) -> str:
         value = self._get(info)
@@ -81,6 +89,14 @@ class Wire:
         if not value.isascii():
             value = _readable(from_wire(value))
         return quote(value)
+
+    def _beginning(self, info: StreamInfo) -> str:
+        return self._get(info)[: self._limit]
+
+
+def is_tame(text: str) -> bool:
+    """Nothing in it has to be escaped or decoded."""
+    return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
 
 
 def escape(value: str) -> str:

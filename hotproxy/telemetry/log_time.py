@@ -63,6 +63,8 @@ class StartTime:
     def json(self, info: StreamInfo) -> str:
         return quote(self.text(info))
 
+    raw = text
+
     def _turn(self, second: int) -> None:
         moment = time.gmtime(second)
         self._pieces = [time.strftime(_with_epoch(form, second), moment) for form in self._form]

@@ -7,6 +7,7 @@ do not all send their first requests to the first endpoint, each begins at a pla
 from __future__ import annotations
 
 import random
+from bisect import bisect
 from collections.abc import Collection, Sequence
 from itertools import accumulate
 from typing import Protocol
@@ -64,18 +65,21 @@ class RoundRobin:
 class Random:
     """By chance, in proportion to weight, independent of everything else. O(log endpoints), O(endpoints) on a retry."""
 
-    __slots__ = ("_bounds", "_endpoints", "_random")
+    __slots__ = ("_bounds", "_endpoints", "_last", "_random", "_total")
 
     def __init__(self, endpoints: Sequence[Endpoint], random_: random.Random) -> None:
         self._endpoints = list(endpoints)
         self._bounds = list(accumulate(endpoint.weight for endpoint in endpoints))
+        self._total = self._bounds[-1] if self._bounds else 0
+        self._last = len(self._bounds) - 1  # rounded up, chance may come out at the total
         self._random = random_
 
     def pick(self, avoid: Collection[Endpoint]) -> Endpoint | None:
         if not avoid:
             if not self._endpoints:
                 return None
-            return self._random.choices(self._endpoints, cum_weights=self._bounds)[0]
+            # What `random.choices` does, without its preparations: it is asked twice for a request.
+            return self._endpoints[bisect(self._bounds, self._random.random() * self._total, 0, self._last)]
         rest = [endpoint for endpoint in self._endpoints if endpoint not in avoid]
         if not rest:
             return None
@@ -89,16 +93,20 @@ class LeastRequest:
     endpoint that looks idle to every worker. With equal weights it is Envoy's least_request.
     """
 
-    __slots__ = ("_candidates",)
+    __slots__ = ("_candidates", "_pair")
 
     def __init__(self, endpoints: Sequence[Endpoint], random_: random.Random) -> None:
         self._candidates = Random(endpoints, random_)
+        self._pair = tuple(endpoints) if len(endpoints) == 2 else None
 
     def pick(self, avoid: Collection[Endpoint]) -> Endpoint | None:
         one = self._candidates.pick(avoid)
         if one is None:
             return None
-        two = self._candidates.pick(avoid)
+        if self._pair is not None and not avoid:  # the second of two is the other one, whatever chance says
+            two: Endpoint | None = self._pair[1] if one is self._pair[0] else self._pair[0]
+        else:
+            two = self._candidates.pick(avoid)
         if two is one:  # rare where there are many, and only then worth a walk through all; the chances are the same
             two = self._candidates.pick((*avoid, one))
         if two is None:

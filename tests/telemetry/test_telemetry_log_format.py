@@ -253,3 +253,30 @@ def test_json_that_must_be_short_is_still_json() -> None:
     assert fields["path"].endswith("...[truncated]")
     assert fields["user_agent"].startswith('"""')
     assert info.original_path == "/" + "\xff" * 60_000
+
+
+wire = st.one_of(
+    st.text('ab /"\\%\n\x7f\xe9', max_size=6), st.binary(max_size=6).map(lambda sent: sent.decode("latin-1"))
+)
+
+
+@given(st.lists(wire, min_size=6, max_size=6), st.integers(-1, 3))
+def test_a_line_is_what_its_operators_print(values: list[str], limit: int) -> None:
+    """Lines in which nothing has to be escaped are made another way."""
+    info = exchange()
+    info.method, info.original_path, info.authority, info.user_agent, info.upstream_remote, info.route = values
+    cut = f":{limit}" if limit > 0 else ""
+    names = [
+        f"REQ(:METHOD){cut}",
+        "REQ(:PATH)",
+        f"REQ(:AUTHORITY){cut}",
+        "REQ(USER-AGENT)",
+        "REQ(X-TRACE):3",
+        "DURATION",
+    ]
+    names += ["UPSTREAM_HOST", "ROUTE_NAME", "REQUEST_DURATION", "RESP(X-EMPTY)", "UPSTREAM_REMOTE_PORT", "START_TIME"]
+    together = render("|".join(f"%{name}%" for name in names), info)
+    one_by_one = [render(f'"%{name}%', info)[1:] for name in names]
+    info.protocol = '"'
+    slowly = render("|".join(f"%{name}%" for name in [*names, "PROTOCOL"]), info)
+    assert together == slowly.removesuffix("|\\x22") == "|".join(one_by_one)
