@@ -94,6 +94,12 @@ def _run(arguments: list[str], redirected: str = "", **environment: str) -> subp
     return subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=os.environ | environment)
 
 
+def test_version_says_what_is_not_compiled_and_why() -> None:
+    shown = _run(["version"], HOTPROXY_KERNEL="pure").stdout
+    assert "(no compiled kernel: switched off by HOTPROXY_KERNEL=pure)\n" in shown
+    assert "shm cells: plain Python (switched off by HOTPROXY_KERNEL=pure)\n" in shown
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_closed_pipe_is_no_error(unbuffered: str) -> None:
     """`hotproxy stats | head` ended with 1 (click's answer to EPIPE), or with 120 (the interpreter's last flush)."""

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hotproxy.http.head_parser import HeadParser, HttptoolsHeadParser
+from hotproxy.shm.kernel import NOT_BUILT, why_failed
 from tests.kit.kernels import compiled
 
 PURE = HttptoolsHeadParser()
@@ -131,3 +132,10 @@ def test_what_was_built_is_used(kernel: HeadParser):
 def test_compiled_code_can_be_switched_off():
     why = "switched off by HOTPROXY_KERNEL=pure"
     assert chosen(HOTPROXY_KERNEL="pure") == ["HttptoolsHeadParser", "hotproxy.shm.plain_cells", why, why]
+
+
+def test_why_there_is_no_compiled_code():
+    with pytest.raises(ImportError) as missing:
+        import hotproxy.http._kernel_of_another_age  # noqa: F401
+    assert why_failed(missing.value) == NOT_BUILT
+    assert why_failed(ImportError("undefined symbol: x")) == "undefined symbol: x"
