@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Parallel test processes. Two is what the suite's timing budget is measured with.
 JOBS ?= 2
 
-.PHONY: run test test-all check format soak bench man lock clean
+.PHONY: run test test-all check format soak bench micro man lock clean
 
 run: .venv/run.stamp  ## a demo: two origins, and a proxy in front of them
 	@$(BIN)/python configs/demo.py
@@ -34,6 +34,9 @@ soak: .venv/dev.stamp  ## 200 restarts under load, 200,000 connections beside sl
 
 bench: .venv/dev.stamp  ## start-up, restart and memory figures
 	$(BIN)/python bench/startup.py
+
+micro: .venv/dev.stamp  ## parts of the data path, in microseconds
+	$(BIN)/python -m bench.micro
 
 man: .venv/dev.stamp  ## manual pages, generated from the commands, into build/man
 	$(BIN)/python docs/man.py build/man
