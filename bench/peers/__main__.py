@@ -101,4 +101,7 @@ def machine_facts(versions: dict[str, str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("bench: interrupted; everything that was started has ended")

@@ -25,7 +25,8 @@ def install(say: Callable[[str], None]) -> Path | None:
         command = [*pip, "install", "--require-hashes", "-r", str(REQUIREMENTS)]
         subprocess.run(command, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
-        reason = str(error.stderr or error).strip().splitlines()[-1]
+        lines = str(error.stderr or error).strip().splitlines()
+        reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
         say(f"Envoy cannot be installed from {REQUIREMENTS.relative_to(ROOT)}, left out: {reason}")
         return None
     return _binary()

@@ -55,7 +55,9 @@ def latency(path: Path, cases: Sequence[dict[str, Any]], names: Sequence[str]) -
         grouped(axes, names, [metric["title"] for metric in metrics], values)
         axes.set_yscale("log")
         axes.set_ylabel("µs from the scheduled time")
-        axes.set_title(f"{case['title']}: {case['rounds']} rounds, {case['dropped']} dropped")
+        axes.set_title(
+            f"{case['title']}: medians of {case['rounds'] - case['dropped']} rounds, {case['dropped']} dropped"
+        )
     save(picture, path)
 
 

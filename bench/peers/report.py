@@ -12,6 +12,9 @@ from bench.peers import figures
 from bench.peers.cases import OPEN_LOOP, UNANSWERED, Case
 from bench.peers.proxies import FLOOR, NGINX
 
+# 15 are played. With fewer than two thirds of them left the machine was too busy to tell one tail from another.
+ENOUGH_ROUNDS = 10
+
 _ABOUT = """\
 # Beside nginx, HAProxy and Envoy
 
@@ -80,6 +83,9 @@ def remarks(case: dict[str, Any], names: Sequence[str]) -> list[str]:
             f"{case['dropped']} of {case['rounds']} rounds were dropped because in them the pass-through's own p99 was "
             "more than twice its best."
         )
+    left = case["rounds"] - case["dropped"]
+    if left < ENOUGH_ROUNDS:
+        said.append(f"{left} rounds are too few for a figure; take these as a hint.")
     for name in names:
         late = [each[name][UNANSWERED] for each in case["measured"] if name in each and each[name][UNANSWERED] > 0]
         if late:
