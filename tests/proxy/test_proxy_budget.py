@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tests.kit.calls import calls_of_a_kept_get
 
-CALLS = 189
+CALLS = 191
 
 
 def test_a_kept_get_costs_exactly_so_many_calls() -> None:
