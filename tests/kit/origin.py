@@ -34,12 +34,17 @@ http {{
 
 def need(program: str) -> str:
     """The program's path; without it the test is skipped, and fails where all peers must be there (CI)."""
-    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+    path = find(program)
     if path is None:
         if os.environ.get("HOTPROXY_TEST_REQUIRE_PEERS"):
             pytest.fail(f"{program} is not installed, and HOTPROXY_TEST_REQUIRE_PEERS is set")
         pytest.skip(f"{program} is not installed")
     return path
+
+
+def find(program: str) -> str | None:
+    """The program's path, in the directories of administrators too."""
+    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
 
 
 @contextlib.contextmanager
