@@ -230,7 +230,7 @@ def _envoy_command(binary: str) -> Callable[[Path, int, Origin], list[str]]:
         config: dict[str, Any] = envoy.config(directory, port, origin.ports, HOST)
         path = directory / "envoy.json"
         path.write_text(json.dumps(config))
-        # A base id that nobody uses: two Envoys with the same one believe to be a hot restart of each other.
-        return [binary, "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "error", "-c", str(path)]
+        # Two Envoys with the same base id believe to be a hot restart of each other, and each leaves its shared memory.
+        return [binary, "--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c", str(path)]
 
     return prepare
