@@ -163,7 +163,7 @@ def main() -> None:
                 with SpinMonitor() as spin:
                     restarts = [bench_restart(proxy) for _ in range(rounds)]
                 row("SIGHUP to serving, no load", restarts, "ms", f"worst gap {spin.worst_ms:.0f} ms")
-                time.sleep(2)  # the last old generation leaves
+                until(lambda: len(proxy.status()["generations"]) == 1)  # an old one shares pages too
                 pss = [memory_kib(pid, "Pss") / 1024 for pid in proxy.workers()]
                 row("worker PSS, idle", pss, "MiB", "2 workers, control and zygote share its pages")
                 total = sum(memory_kib(pid, "Pss") for pid in proxy.pids()) / 1024
