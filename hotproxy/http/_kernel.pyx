@@ -15,10 +15,11 @@ head is written into exactly as many bytes as its pieces have; no Python code ru
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcpy
 
+from hotproxy.http._headers cimport FieldLine, Headers
+
 from hotproxy.http import codec
 from hotproxy.http.codec import RequestHead, ResponseHead
 from hotproxy.http.head_parser import HTTPTOOLS
-from hotproxy.http.headers import Headers
 from hotproxy.http.syntax import MAX_FIELDS, MAX_HEAD_BYTES, TOKEN_CHARS
 
 ctypedef unsigned char byte
@@ -148,7 +149,7 @@ cdef class CompiledHeadParser:
             _piece(text, 0, method_end),
             _piece(text, method_end + 1, target_end),
             version,
-            _headers(text, fields, &block),
+            _headers(head, fields, &block),
             meaning.framing,
             meaning.length,
             not meaning.close and (version == HTTP_1_1 or meaning.asks_keep_alive),
@@ -188,7 +189,7 @@ cdef class CompiledHeadParser:
             status,
             _piece(text, phrase, phrase_end),
             version,
-            _headers(text, fields, &block),
+            _headers(head, fields, &block),
             framing,
             meaning.length,
             not meaning.close and (version == HTTP_1_1 or meaning.asks_keep_alive) and framing != UNTIL_CLOSE,
@@ -367,59 +368,53 @@ cdef bint _plain_host(const byte* text, int at, int end) noexcept:
     return port <= 65535
 
 
-cdef _headers(const byte* text, Field* fields, Block* block):
-    """The end-to-end fields."""
-    cdef list pairs = [], lower = []
+cdef Headers _headers(bytes head, Field* fields, Block* block):
+    """The end-to-end fields, as places in the head."""
+    cdef Headers headers = Headers.__new__(Headers)
+    cdef FieldLine* line
     cdef int index
-    cdef bytes name
+    headers.raw = head
+    headers.make_room(block.fields)
     for index in range(block.fields):
         if fields[index].kind >= HOP_BY_HOP:
             continue
-        name = _piece(text, fields[index].name, fields[index].name_end)
-        pairs.append((name, _piece(text, fields[index].value, fields[index].value_end)))
-        lower.append(_lowered(name))
-    return Headers.from_parsed(pairs, lower)
+        line = &headers.lines[headers.count]
+        line.name = fields[index].name
+        line.name_size = fields[index].name_end - fields[index].name
+        line.value = fields[index].value
+        line.value_size = fields[index].value_end - fields[index].value
+        line.own_name = line.own_value = NULL
+        headers.count += 1
+    return headers
 
 
-cdef bytes _lowered(bytes name):
-    """Itself when there is nothing to do."""
-    cdef const byte* text = <const byte*> PyBytes_AS_STRING(name)
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(name), at = 0
-    cdef bytes lowered
-    cdef byte* into
-    while LOWER[text[at]] == text[at] and at < size:
-        at += 1
-    if at == size:
-        return name
-    lowered = PyBytes_FromStringAndSize(NULL, size)
-    into = <byte*> PyBytes_AS_STRING(lowered)
-    for at in range(size):
-        into[at] = LOWER[text[at]]
-    return lowered
-
-
-def encode_head(bytes start not None, headers, list lines not None):
+def encode_head(bytes start not None, Headers headers not None, list lines not None):
     """`head_encoder.encode_head`, compiled."""
-    cdef list fields = headers._fields
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(start) + 4, at = 0
-    cdef tuple field
-    cdef bytes name, value, line, encoded
+    cdef Py_ssize_t total = PyBytes_GET_SIZE(start) + 4, size, at = 0
+    cdef FieldLine* field
+    cdef const char* text
+    cdef bytes line, encoded
     cdef byte* into
     cdef bint bad
-    for field in fields:
-        name, value = field
-        size += _size(name) + _size(value) + 4
+    cdef int index
+    for index in range(headers.count):
+        headers.name_of(&headers.lines[index], &size)
+        total += size + 4
+        headers.value_of(&headers.lines[index], &size)
+        total += size
     for line in lines:
-        size += _size(line) + 2
-    encoded = PyBytes_FromStringAndSize(NULL, size)
+        total += _size(line) + 2
+    encoded = PyBytes_FromStringAndSize(NULL, total)
     into = <byte*> PyBytes_AS_STRING(encoded)
-    bad = _put(into, &at, start) | _put_pair(into, &at, c"\r", c"\n")
-    for field in fields:
-        name, value = field
-        bad |= _put(into, &at, name) | _put_pair(into, &at, c":", c" ")
-        bad |= _put(into, &at, value) | _put_pair(into, &at, c"\r", c"\n")
+    bad = _put(into, &at, PyBytes_AS_STRING(start), PyBytes_GET_SIZE(start)) | _put_pair(into, &at, c"\r", c"\n")
+    for index in range(headers.count):
+        field = &headers.lines[index]
+        text = headers.name_of(field, &size)
+        bad |= _put(into, &at, text, size) | _put_pair(into, &at, c":", c" ")
+        text = headers.value_of(field, &size)
+        bad |= _put(into, &at, text, size) | _put_pair(into, &at, c"\r", c"\n")
     for line in lines:
-        bad |= _put(into, &at, line) | _put_pair(into, &at, c"\r", c"\n")
+        bad |= _put(into, &at, PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line)) | _put_pair(into, &at, c"\r", c"\n")
     _put_pair(into, &at, c"\r", c"\n")
     if bad:
         raise ValueError("CR, LF or NUL inside a head")
@@ -433,10 +428,10 @@ cdef Py_ssize_t _size(object piece) except -1:
     return PyBytes_GET_SIZE(piece)
 
 
-cdef bint _put(byte* into, Py_ssize_t* at, bytes piece) noexcept:
+cdef bint _put(byte* into, Py_ssize_t* at, const char* piece, Py_ssize_t size) noexcept:
     """Append a piece; True when it would be more than a piece of a line."""
-    cdef const byte* text = <const byte*> PyBytes_AS_STRING(piece)
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(piece), index
+    cdef const byte* text = <const byte*> piece
+    cdef Py_ssize_t index
     cdef byte bad = 0
     memcpy(into + at[0], text, size)
     at[0] += size

@@ -26,12 +26,19 @@ PIECES = [
 ]  # fmt: skip
 
 
+BOTH = ("version", "framing", "content_length", "keep_alive", "upgrade")
+REQUEST = ("method", "target", "expect_continue", *BOTH)
+RESPONSE = ("status", "phrase", *BOTH)
+
+
 def described(answer: RequestHead | ResponseHead | Violation) -> list[object]:
-    """Everything that an answer says, its types included."""
+    """Everything that an answer says, its types included; headers by their fields, whichever class they are of."""
     if isinstance(answer, Violation):
         return [answer.details, answer.status]
-    values = [getattr(answer, name) for name in answer.__slots__]
-    return [type(answer), *values, [type(value) for value in values], answer.headers.dump(), answer.headers._lower]
+    values = [getattr(answer, name) for name in (REQUEST if isinstance(answer, RequestHead) else RESPONSE)]
+    fields = answer.headers.dump()
+    found = [answer.headers.get_all(name.lower()) for name, _ in fields]
+    return [type(answer), *values, [type(value) for value in values], fields, found]
 
 
 def mutate(head: bytes, draw: Callable[[int], int]) -> bytes:

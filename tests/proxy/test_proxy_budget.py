@@ -11,7 +11,7 @@ from hotproxy.shm import kernel as shm_kernel
 from tests.kit.calls import calls_of_a_kept_get
 
 # Compiled functions are not counted, so there is one budget with the kernel and one without.
-COMPILED_CALLS = 153
+COMPILED_CALLS = 134
 PURE_CALLS = 190
 COMPILED = not http_kernel.WHY_PURE and not shm_kernel.WHY_PLAIN
 CALLS = COMPILED_CALLS if COMPILED else PURE_CALLS

@@ -1,0 +1,30 @@
+# cython: language_level=3
+"""What `_kernel` sees of compiled headers."""
+
+from cpython.ref cimport PyObject
+
+cdef struct FieldLine:
+    # Where the field is in `raw`; not looked at when it has objects of its own.
+    int name
+    int name_size
+    int value
+    int value_size
+    # Bytes objects, owned, or both NULL.
+    PyObject* own_name
+    PyObject* own_value
+
+
+cdef class Headers:
+    cdef bytes raw  # the head that fields were read from, or b""
+    cdef FieldLine* lines
+    cdef int count
+    cdef int room
+
+    cdef int make_room(self, int more) except -1
+    cdef const char* name_of(self, FieldLine* line, Py_ssize_t* size) noexcept
+    cdef const char* value_of(self, FieldLine* line, Py_ssize_t* size) noexcept
+    cdef int find(self, bytes name, int start) except -2
+    cdef int put(self, int index, bytes name, bytes value) except -1
+    cdef void drop(self, int index) noexcept
+    cdef bytes name_bytes(self, int index)
+    cdef bytes value_bytes(self, int index)
