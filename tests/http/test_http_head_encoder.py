@@ -11,7 +11,6 @@ from hotproxy.http.headers import Headers
 from hotproxy.http.kernel import Encode
 from tests.kit.kernels import compiled
 
-
 Encoding = tuple[Encode, type[Headers]]
 
 
