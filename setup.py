@@ -9,7 +9,7 @@ import sys
 
 from setuptools import Extension, setup
 
-MODULES = ("hotproxy.http._headers", "hotproxy.http._kernel", "hotproxy.shm._cells")
+MODULES = ("hotproxy.http._headers", "hotproxy.http._kernel", "hotproxy.net._transfer", "hotproxy.shm._cells")
 
 
 def extensions() -> list[Extension]:

@@ -26,8 +26,6 @@ from typing import Final, Protocol, TypedDict, cast
 
 from hotproxy.clock import Timer, TimerWheel
 
-# One read: large enough that a bulk body costs one call per 64 KiB, small enough to be fair between connections.
-READ_BYTES: Final = 64 * 1024
 # Above HIGH the other side stops reading, below LOW it goes on; their distance keeps the switch from fluttering.
 HIGH_WATERMARK_BYTES: Final = 256 * 1024
 LOW_WATERMARK_BYTES: Final = 64 * 1024
@@ -63,6 +61,13 @@ class Loop(Protocol):
     def remove_writer(self, fd: int) -> object: ...
 
     def call_soon(self, callback: Callable[[], None]) -> object: ...
+
+    def receive(self, fd: int) -> bytes | None:
+        """See `plain_transfer`, as for the next two."""
+
+    def transmit(self, fd: int, data: bytes | bytearray) -> int: ...
+
+    def is_quiet(self, fd: int) -> bool: ...
 
 
 class ConnectionOwner(Protocol):
@@ -194,11 +199,11 @@ class Connection:
         if not self._reading:
             return
         try:
-            data = self.sock.recv(READ_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return
+            data = self._loop.receive(self.fd)
         except OSError as error:
             self._lost(self._error or error.strerror or str(error))
+            return
+        if data is None:
             return
         owner = self.owner
         assert owner is not None
@@ -215,6 +220,11 @@ class Connection:
     # -- writing ------------------------------------------------------------------------------------------------
 
     @property
+    def is_quiet(self) -> bool:
+        """Nothing has arrived that was not read, not even an end that the loop has not told us about yet."""
+        return self._loop.is_quiet(self.fd)
+
+    @property
     def pending_bytes(self) -> int:
         """Accepted by `write` and not yet taken by the kernel."""
         return len(self._pending)
@@ -226,9 +236,7 @@ class Connection:
         sent = 0
         if not self._pending:
             try:
-                sent = self.sock.send(data)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
+                sent = self._loop.transmit(self.fd, data)
             except OSError as error:
                 self._break(error)
                 return
@@ -274,11 +282,11 @@ class Connection:
         if not self._writing:
             return
         try:
-            sent = self.sock.send(self._pending)
-        except (BlockingIOError, InterruptedError):
-            return
+            sent = self._loop.transmit(self.fd, self._pending)
         except OSError as error:
             self._break(error)
+            return
+        if not sent:
             return
         self.tx_bytes += sent
         self._buffered.add(-sent)
@@ -314,7 +322,7 @@ class Connection:
             if self.state != BROKEN or not self._reading:
                 break
             try:
-                data = self.sock.recv(READ_BYTES)
+                data = self._loop.receive(self.fd)
             except OSError:
                 break
             if not data:
@@ -366,11 +374,11 @@ class Connection:
         if self.state != LINGERING:
             return
         try:
-            data = self.sock.recv(READ_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return
+            data = self._loop.receive(self.fd)
         except OSError:
             data = b""
+        if data is None:
+            return
         self._discarded += len(data)
         if not data or self._discarded >= LINGER_BYTES:
             self.close()

@@ -14,6 +14,8 @@ import select
 from collections.abc import Callable
 from typing import Final
 
+from hotproxy.net.transfer import is_quiet, receive, transmit
+
 Callback = Callable[[], None]
 
 _IN: Final = select.EPOLLIN
@@ -56,6 +58,15 @@ class Poller:
     def call_soon(self, callback: Callback) -> None:
         """In the next turn of the loop."""
         self._loop.call_soon(callback)
+
+    def receive(self, fd: int) -> bytes | None:
+        return receive(fd)
+
+    def transmit(self, fd: int, data: bytes | bytearray) -> int:
+        return transmit(fd, data)
+
+    def is_quiet(self, fd: int) -> bool:
+        return is_quiet(fd)
 
     def add_reader(self, fd: int, callback: Callback) -> None:
         watch = self._watches.get(fd)

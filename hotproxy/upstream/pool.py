@@ -122,7 +122,7 @@ class Pools:
         idle = self._idle.get((cluster.name, endpoint.name))
         while idle:
             upstream = idle.pop()
-            if not upstream.quiet:
+            if not upstream.connection.is_quiet:
                 upstream.close()
                 continue
             upstream.cluster = cluster  # of the snapshot that the user has

@@ -204,17 +204,6 @@ class UpstreamConnection:
         self.user = user
         self._idle.disarm()
 
-    @property
-    def quiet(self) -> bool:
-        """Nothing has come in while it was idle, not even an EOF that the loop has not told us about yet."""
-        try:
-            self.connection.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
-
     def finish(self) -> None:
         """Close, but send what is pending first (the end of a tunnel)."""
         self.cluster.stats.upstream_cx_tx_bytes_total.add(self.connection.pending_bytes)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import select
 from collections.abc import Callable
 
+from hotproxy.net.transfer import is_quiet, receive, transmit
+
 Callback = Callable[[], None]
 
 
@@ -35,6 +37,15 @@ class FakeLoop:
 
     def call_soon(self, callback: Callback) -> None:
         self.soon.append(callback)
+
+    def receive(self, fd: int) -> bytes | None:
+        return receive(fd)
+
+    def transmit(self, fd: int, data: bytes | bytearray) -> int:
+        return transmit(fd, data)
+
+    def is_quiet(self, fd: int) -> bool:
+        return is_quiet(fd)
 
     def turn(self) -> bool:
         """One turn, in the order of descriptors, never waiting. False: nothing was ready."""

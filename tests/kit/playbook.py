@@ -25,6 +25,7 @@ from hotproxy.config.address import Address
 from hotproxy.config.model import Route, VirtualHost
 from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT, DRAIN_DEADLINE
 from hotproxy.net.connection import OPEN
+from hotproxy.net.transfer import READ_BYTES
 from hotproxy.proxy.connection_manager import ConnectionManager
 from hotproxy.proxy.route import RouteTable
 from hotproxy.proxy.runtime import Runtime
@@ -80,31 +81,29 @@ class FakeSocket:
     def fileno(self) -> int:
         return -1 if self.closed else self._fd
 
-    def recv(self, size: int, flags: int = 0) -> bytes:
+    def receive(self) -> bytes | None:
         assert not self.closed
         if not self.inbox:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            return None
         first = self.inbox[0]
         if first == EOF:
             return b""
         if first == RESET:
             raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         assert isinstance(first, bytes)
-        if flags & socket.MSG_PEEK:
-            return first[:size]
-        if len(first) > size:
-            self.inbox[0] = first[size:]
+        if len(first) > READ_BYTES:
+            self.inbox[0] = first[READ_BYTES:]
         else:
             del self.inbox[0]
-        return first[:size]
+        return first[:READ_BYTES]
 
-    def send(self, data: bytes | bytearray) -> int:
+    def transmit(self, data: bytes) -> int:
         assert not self.closed and not self._shut
         if self.broken:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-        taken = bytes(data if self.window is None else data[: self.window])
+        taken = data if self.window is None else data[: self.window]
         if not taken:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            return 0
         if self.window is not None:
             self.window -= len(taken)
         self._report(self.name, taken)
@@ -156,6 +155,15 @@ class FakeLoop:
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._soon.append(callback)
+
+    def receive(self, fd: int) -> bytes | None:
+        return self._sockets[fd].receive()
+
+    def transmit(self, fd: int, data: bytes | bytearray) -> int:
+        return self._sockets[fd].transmit(bytes(data))
+
+    def is_quiet(self, fd: int) -> bool:
+        return not self._sockets[fd].readable
 
     def run(self) -> None:
         """Until nothing is ready any more."""
