@@ -8,7 +8,7 @@ JOBS ?= 2
 SECONDS ?= 300
 SEED ?=
 # Compiled by the installation, where there is a C compiler.
-KERNELS := hotproxy/http/_headers.pyx hotproxy/http/_kernel.pyx hotproxy/net/_transfer.pyx hotproxy/shm/_cells.pyx
+KERNELS := hotproxy/http/_headers.pyx hotproxy/http/_kernel.pyx hotproxy/net/_transfer.pyx hotproxy/shm/_cells.pyx hotproxy/telemetry/_line.pyx
 # Where `make bench` writes Markdown, JSON and pictures; docs/bench has those that the README shows.
 OUT ?= build/bench
 

@@ -9,7 +9,13 @@ import sys
 
 from setuptools import Extension, setup
 
-MODULES = ("hotproxy.http._headers", "hotproxy.http._kernel", "hotproxy.net._transfer", "hotproxy.shm._cells")
+MODULES = (
+    "hotproxy.http._headers",
+    "hotproxy.http._kernel",
+    "hotproxy.net._transfer",
+    "hotproxy.shm._cells",
+    "hotproxy.telemetry._line",
+)
 
 
 def extensions() -> list[Extension]:

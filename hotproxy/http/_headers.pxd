@@ -1,6 +1,7 @@
 # cython: language_level=3
 """What `_kernel` sees of compiled headers."""
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport PyObject
 
 cdef struct FieldLine:
@@ -21,10 +22,24 @@ cdef class Headers:
     cdef int room
 
     cdef int make_room(self, int more) except -1
-    cdef const char* name_of(self, FieldLine* line, Py_ssize_t* size) noexcept
-    cdef const char* value_of(self, FieldLine* line, Py_ssize_t* size) noexcept
     cdef int find(self, bytes name, int start) except -2
     cdef int put(self, int index, bytes name, bytes value) except -1
     cdef void drop(self, int index) noexcept
     cdef bytes name_bytes(self, int index)
     cdef bytes value_bytes(self, int index)
+
+
+cdef inline const char* name_of(Headers headers, FieldLine* line, Py_ssize_t* size) noexcept:
+    if line.own_name != NULL:
+        size[0] = PyBytes_GET_SIZE(<object> line.own_name)
+        return PyBytes_AS_STRING(<object> line.own_name)
+    size[0] = line.name_size
+    return PyBytes_AS_STRING(headers.raw) + line.name
+
+
+cdef inline const char* value_of(Headers headers, FieldLine* line, Py_ssize_t* size) noexcept:
+    if line.own_value != NULL:
+        size[0] = PyBytes_GET_SIZE(<object> line.own_value)
+        return PyBytes_AS_STRING(<object> line.own_value)
+    size[0] = line.value_size
+    return PyBytes_AS_STRING(headers.raw) + line.value

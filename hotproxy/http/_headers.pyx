@@ -82,20 +82,6 @@ cdef class Headers:
             self.room = room
         return 0
 
-    cdef const char* name_of(self, FieldLine* line, Py_ssize_t* size) noexcept:
-        if line.own_name != NULL:
-            size[0] = PyBytes_GET_SIZE(<object> line.own_name)
-            return PyBytes_AS_STRING(<object> line.own_name)
-        size[0] = line.name_size
-        return PyBytes_AS_STRING(self.raw) + line.name
-
-    cdef const char* value_of(self, FieldLine* line, Py_ssize_t* size) noexcept:
-        if line.own_value != NULL:
-            size[0] = PyBytes_GET_SIZE(<object> line.own_value)
-            return PyBytes_AS_STRING(<object> line.own_value)
-        size[0] = line.value_size
-        return PyBytes_AS_STRING(self.raw) + line.value
-
     cdef int find(self, bytes name, int start) except -2:
         """The index of the first field from `start` on with this lower-case name, or -1."""
         cdef Py_ssize_t wanted, size
@@ -107,7 +93,7 @@ cdef class Headers:
         wanted = PyBytes_GET_SIZE(name)
         lower = PyBytes_AS_STRING(name)
         for index in range(start, self.count):
-            text = self.name_of(&self.lines[index], &size)
+            text = name_of(self, &self.lines[index], &size)
             if size == wanted and _is_lower(text, lower, size):
                 return index
         return -1
@@ -195,7 +181,7 @@ cdef class Headers:
         cdef const char* text
         cdef int index = 0
         while index < self.count:
-            text = self.name_of(&self.lines[index], &size)
+            text = name_of(self, &self.lines[index], &size)
             if size >= wanted and _is_lower(text, PyBytes_AS_STRING(prefix), wanted):
                 self.drop(index)
             else:
@@ -206,7 +192,7 @@ cdef class Headers:
         cdef const char* text
         cdef int index
         for index in range(self.count - 1, -1, -1):
-            text = self.name_of(&self.lines[index], &size)
+            text = name_of(self, &self.lines[index], &size)
             # Rare enough for the long way.
             if size and memchr(text, c"_", size) != NULL:
                 if self.name_bytes(index).lower().replace(b"_", b"-").startswith(beginnings):
@@ -230,12 +216,12 @@ cdef class Headers:
         if one.count != two.count:
             return False
         for index in range(one.count):
-            text = one.name_of(&one.lines[index], &size)
-            other_text = two.name_of(&two.lines[index], &other_size)
+            text = name_of(one, &one.lines[index], &size)
+            other_text = name_of(two, &two.lines[index], &other_size)
             if size != other_size or memcmp(text, other_text, size):
                 return False
-            text = one.value_of(&one.lines[index], &size)
-            other_text = two.value_of(&two.lines[index], &other_size)
+            text = value_of(one, &one.lines[index], &size)
+            other_text = value_of(two, &two.lines[index], &other_size)
             if size != other_size or memcmp(text, other_text, size):
                 return False
         return True

@@ -15,7 +15,7 @@ head is written into exactly as many bytes as its pieces have; no Python code ru
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcpy
 
-from hotproxy.http._headers cimport FieldLine, Headers
+from hotproxy.http._headers cimport FieldLine, Headers, name_of, value_of
 
 from hotproxy.http import codec
 from hotproxy.http.codec import RequestHead, ResponseHead
@@ -398,9 +398,9 @@ def encode_head(bytes start not None, Headers headers not None, list lines not N
     cdef bint bad
     cdef int index
     for index in range(headers.count):
-        headers.name_of(&headers.lines[index], &size)
+        name_of(headers, &headers.lines[index], &size)
         total += size + 4
-        headers.value_of(&headers.lines[index], &size)
+        value_of(headers, &headers.lines[index], &size)
         total += size
     for line in lines:
         total += _size(line) + 2
@@ -409,9 +409,9 @@ def encode_head(bytes start not None, Headers headers not None, list lines not N
     bad = _put(into, &at, PyBytes_AS_STRING(start), PyBytes_GET_SIZE(start)) | _put_pair(into, &at, c"\r", c"\n")
     for index in range(headers.count):
         field = &headers.lines[index]
-        text = headers.name_of(field, &size)
+        text = name_of(headers, field, &size)
         bad |= _put(into, &at, text, size) | _put_pair(into, &at, c":", c" ")
-        text = headers.value_of(field, &size)
+        text = value_of(headers, field, &size)
         bad |= _put(into, &at, text, size) | _put_pair(into, &at, c"\r", c"\n")
     for line in lines:
         bad |= _put(into, &at, PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line)) | _put_pair(into, &at, c"\r", c"\n")

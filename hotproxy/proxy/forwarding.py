@@ -48,8 +48,8 @@ _PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-_UUID_KEEP: Final = ((1 << 128) - 1) & ~(0xF << 76) & ~(0x3 << 62)
-_UUID_FIXED: Final = (0x4 << 76) | (0x2 << 62)  # version 4, the variant of RFC 9562
+# The first two bits of the 17th digit are the variant of RFC 9562, section 4.1; the 13th digit is the version.
+_VARIANT: Final = {f"{digit:x}": f"{digit & 3 | 8:x}" for digit in range(16)}
 
 
 def decode_headers(head: RequestHead, client_host: bytes, request_id: bytes) -> bool:
@@ -111,8 +111,8 @@ def client_host(peer: str) -> bytes:
 
 def new_request_id(random_: random.Random) -> bytes:
     """A UUID of version 4 as text."""
-    text = f"{random_.getrandbits(128) & _UUID_KEEP | _UUID_FIXED:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}".encode()
+    text = random_.getrandbits(128).to_bytes(16, "big").hex()
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:]}".encode()
 
 
 @lru_cache(maxsize=2)

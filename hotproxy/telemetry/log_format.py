@@ -15,6 +15,7 @@ from typing import Final
 
 from hotproxy.telemetry import log_operators as op
 from hotproxy.telemetry import log_values as values
+from hotproxy.telemetry.line import tame_line
 from hotproxy.telemetry.log_operators import OPERATORS, Operator
 from hotproxy.telemetry.log_time import StartTime
 from hotproxy.telemetry.stream_info import StreamInfo
@@ -76,10 +77,12 @@ _CUT_MARK: Final = "...[truncated]"
 class LogFormat:
     """A compiled format. Immutable but for the cached second; may be shared by listeners of one worker."""
 
-    __slots__ = ("_json", "_parts", "_raw", "_template")
+    __slots__ = ("_json", "_parts", "_pieces", "_raw", "_template")
 
-    def __init__(self, template: str, operators: Sequence[Operator], json: bool = False) -> None:
-        self._template = template  # printf form: the literals with a %s per operator
+    def __init__(self, literals: Sequence[str], operators: Sequence[Operator], json: bool = False) -> None:
+        """`literals`: what stands before, between and behind the operators, with the line feed at the end."""
+        self._template = "%s".join([literal.replace("%", "%%") for literal in literals])
+        self._pieces = tuple([literal.encode() for literal in literals])
         self._parts = tuple([operator.json if json else operator.text for operator in operators])
         self._raw = () if json else tuple([operator.raw for operator in operators])
         self._json = json
@@ -100,37 +103,37 @@ class LogFormat:
         for at, char in enumerate(text, start=1):
             if not char.isprintable() and char != "\t":
                 raise ValueError(f"a line feed or control character at position {at}: one exchange is one line")
-        template: list[str] = []
+        literals = [""]
         operators: list[Operator] = []
         at = 0
         while (start := text.find("%", at)) >= 0:
-            template.append(text[at:start])
+            literals[-1] += text[at:start]
             if text.startswith("%%", start):
-                template.append("%%")
+                literals[-1] += "%"
                 at = start + 2
                 continue
             match = _COMMAND.match(text, start)
             if match is None:
                 raise ValueError(_broken(text, start))
-            template.append("%s")
             operators.append(_operator(match))
+            literals.append("")
             at = match.end()
-        template.append(text[at:])
-        return cls("".join(template) + "\n", operators)
+        literals[-1] += text[at:] + "\n"
+        return cls(literals, operators)
 
     @classmethod
     def _compile_json(cls) -> LogFormat:
-        members = [f'"{key}":%s' for key, _ in JSON_KEYS]
+        literals = [("," if at else "{") + f'"{key}":' for at, (key, _) in enumerate(JSON_KEYS)]
         operators = [operator or StartTime() for _, operator in JSON_KEYS]
-        return cls("{" + ",".join(members) + "}\n", operators, json=True)
+        return cls([*literals, "}\n"], operators, json=True)
 
     def render(self, info: StreamInfo) -> bytes:
         """One line with its line feed, always valid UTF-8 (JSON: plain ASCII)."""
         if self._raw:
             # Nearly always nothing has to be escaped, and one look at all values together says so.
-            raw = [get(info) for get in self._raw]
-            if op.is_tame("".join(raw)):
-                return (self._template % tuple([value or "-" for value in raw])).encode()
+            line = tame_line(self._pieces, [get(info) for get in self._raw])
+            if line is not None:
+                return line
         return (self._template % tuple([part(info) for part in self._parts])).encode()
 
     def render_within(self, info: StreamInfo, limit_bytes: int) -> bytes:

@@ -25,7 +25,7 @@ class Operator(Protocol):
 
     @property
     def raw(self) -> Callable[[StreamInfo], str]:
-        """The value as it is, "" when absent. Where it is `is_tame`, `text` prints the same."""
+        """The value as it is, "" when absent. Where it is tame (`plain_line`), `text` prints the same."""
 
 
 class Number:
@@ -92,11 +92,6 @@ class Wire:
 
     def _beginning(self, info: StreamInfo) -> str:
         return self._get(info)[: self._limit]
-
-
-def is_tame(text: str) -> bool:
-    """Nothing in it has to be escaped or decoded."""
-    return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
 
 
 def escape(value: str) -> str:

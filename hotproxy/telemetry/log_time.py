@@ -22,9 +22,9 @@ _MILLISECONDS: Final = [3]
 
 
 class StartTime:
-    """Everything but the fraction is made once per second and kept. ValueError for a form strftime does not know."""
+    """Everything but the fraction is made once per second and kept, the usual form once per millisecond. ValueError for a form strftime does not know."""
 
-    __slots__ = ("_form", "_fractions", "_pieces", "_second")
+    __slots__ = ("_form", "_fractions", "_millisecond", "_pieces", "_second", "_text")
 
     def __init__(self, form: str = DEFAULT) -> None:
         self._form: list[str] = [""]  # strftime pieces; between them the fractions
@@ -43,18 +43,24 @@ class StartTime:
         self._form[-1] += form[end:]
         self._second = -1
         self._pieces: list[str] = []
+        self._millisecond = -1  # of `_text`
+        self._text = ""
 
     def text(self, info: StreamInfo) -> str:
         """Never absent: every exchange has begun."""
         # Rounded to the µs first: .310 seconds are .30999994 in a double.
         now_us = int(info.start_wall_s * 1e6 + 0.5)
+        if now_us // 1000 == self._millisecond:
+            return self._text
         second = now_us // 1_000_000
         if second != self._second:
             self._turn(second)
         pieces = self._pieces
         microsecond = now_us % 1_000_000
         if self._fractions == _MILLISECONDS:  # the default and most others
-            return f"{pieces[0]}{microsecond // 1000:03d}{pieces[1]}"
+            self._text = f"{pieces[0]}{microsecond // 1000:03d}{pieces[1]}"
+            self._millisecond = now_us // 1000
+            return self._text
         line = pieces[0]
         for digits, piece in zip(self._fractions, pieces[1:], strict=True):
             line += f"{microsecond:06d}000"[:digits] + piece
