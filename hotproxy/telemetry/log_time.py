@@ -22,7 +22,10 @@ _MILLISECONDS: Final = [3]
 
 
 class StartTime:
-    """Everything but the fraction is made once per second and kept, the usual form once per millisecond. ValueError for a form strftime does not know."""
+    """Everything but the fraction is made once per second and kept, the usual form once per millisecond.
+
+    ValueError for a form strftime does not know.
+    """
 
     __slots__ = ("_form", "_fractions", "_millisecond", "_pieces", "_second", "_text")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 def tame_line(pieces: tuple[bytes, ...], values: list[str]) -> bytes | None:
     """The values with the pieces around them (one more than values), "" as "-".
 
-    None when a value has a byte that must be escaped or decoded first: anything but printable ASCII, quotes, backslashes.
+    None when a value has to be escaped or decoded first: anything but printable ASCII, quotes and backslashes.
     """
     together = "".join(values)
     if not (together.isascii() and together.isprintable()) or '"' in together or "\\" in together:

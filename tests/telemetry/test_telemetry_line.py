@@ -46,7 +46,7 @@ def test_both_say_the_same(parts: list[tuple[bytes, str]], last: bytes):
 
 def test_a_piece_too_few_or_too_many_is_a_bug_of_ours(tame_line: Any):
     for parts in ((b"",), (b"", b"", b"")):
-        with pytest.raises(ValueError, match="pieces|zip"):
+        with pytest.raises(ValueError, match=r"pieces|zip"):
             tame_line(parts, ["a"])
 
 
