@@ -4,6 +4,10 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport PyObject
 
+cdef enum:
+    FIRST_ROOM = 24  # nearly every head has fewer fields: no other memory is needed
+
+
 cdef struct FieldLine:
     # Where the field is in `raw`; not looked at when it has objects of its own.
     int name
@@ -17,7 +21,8 @@ cdef struct FieldLine:
 
 cdef class Headers:
     cdef bytes raw  # the head that fields were read from, or b""
-    cdef FieldLine* lines
+    cdef FieldLine[FIRST_ROOM] first
+    cdef FieldLine* lines  # `first`, or an array of its own
     cdef int count
     cdef int room
 

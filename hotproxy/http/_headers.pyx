@@ -9,11 +9,10 @@ array of fields grows before it is written. Nothing here calls Python code while
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport PyObject, Py_DECREF, Py_INCREF
-from libc.stdlib cimport free, realloc
-from libc.string cimport memchr, memcmp, memmove
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memchr, memcmp, memcpy, memmove
 
 cdef enum:
-    FIRST_ROOM = 16
     MORE_ROOM = 16
 
 cdef unsigned char[256] LOWER
@@ -57,8 +56,9 @@ cdef class Headers:
 
     def __cinit__(self, fields=()):
         self.raw = b""
-        self.lines = NULL
-        self.count = self.room = 0
+        self.lines = self.first
+        self.room = FIRST_ROOM
+        self.count = 0
         for name, value in fields:
             self.put(self.count, _bytes(name), _bytes(value))
 
@@ -66,20 +66,27 @@ cdef class Headers:
         while self.count:
             self.count -= 1
             _release(&self.lines[self.count])
-        free(self.lines)
+        if self.lines != self.first:
+            free(self.lines)
 
     # -- in C
 
     cdef int make_room(self, int more) except -1:
         cdef FieldLine* lines
         cdef int room
-        if self.count + more > self.room:
-            room = self.count + more + (MORE_ROOM if self.room else FIRST_ROOM)
+        if self.count + more <= self.room:
+            return 0
+        room = self.count + more + MORE_ROOM
+        if self.lines == self.first:
+            lines = <FieldLine*> malloc(room * sizeof(FieldLine))
+            if lines != NULL:
+                memcpy(lines, self.first, self.count * sizeof(FieldLine))
+        else:
             lines = <FieldLine*> realloc(self.lines, room * sizeof(FieldLine))
-            if lines == NULL:
-                raise MemoryError
-            self.lines = lines
-            self.room = room
+        if lines == NULL:
+            raise MemoryError
+        self.lines = lines
+        self.room = room
         return 0
 
     cdef int find(self, bytes name, int start) except -2:

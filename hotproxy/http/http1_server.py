@@ -10,6 +10,7 @@ The two go on side by side: a response may begin before its request has ended.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Final
 
 from hotproxy.http.body import BodyDecoder, BodyEncoder
@@ -276,6 +277,13 @@ class Http1ServerCodec:
         return codec
 
 
+# The usual ones; an origin may write any phrase.
+_STATUS_LINES: Final = {
+    (status.value, status.phrase.encode()): f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus
+}
+
+
 def _status_line(head: ResponseHead) -> bytes:
     """The version is always our own (RFC 9112 section 2.3)."""
-    return b"HTTP/1.1 %d %b" % (head.status, head.phrase)
+    line = _STATUS_LINES.get((head.status, head.phrase))
+    return line if line is not None else b"HTTP/1.1 %d %b" % (head.status, head.phrase)
