@@ -3,10 +3,11 @@
 The invariant: whatever the bytes, either exactly one well-formed message per message boundary is forwarded, or a local
 error is sent and nothing is.
 
-    python tests/fuzz/http1.py FOLDER SECONDS [SEED]      FOLDER: what setup.py built, with hotproxy/http/_kernel*.so
+    python tests/fuzz/http1.py FOLDER SECONDS [SEED]      FOLDER: what setup.py built, with hotproxy/http/_*.so
 
 h11 judges what is well-formed, and where the boundaries are. Besides, the kernel must answer as the parser with
-httptools does, and bytes must mean the same however they arrive. The first failure ends it, with its bytes.
+httptools does, bytes must mean the same however they arrive, and whatever is done to compiled headers, plain ones must
+come out the same. The first failure ends it, with its bytes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def load(folder: Path, name: str) -> None:
     sys.modules[name] = module
 
 
+load(Path(sys.argv[1]), "hotproxy.http._headers")
 load(Path(sys.argv[1]), "hotproxy.http._kernel")
 
 from head_bytes import HEADS, described, mutate  # noqa: E402  # the kernel comes first
@@ -41,8 +43,10 @@ from test_http_oracle import by_h11_client, by_h11_server, complete, ours  # noq
 from hotproxy.http.codec import End, Event, Violation  # noqa: E402
 from hotproxy.http.head_parser import HeadParser, HttptoolsHeadParser  # noqa: E402
 from hotproxy.http.kernel import PARSER  # noqa: E402
+from hotproxy.http.plain_headers import Headers as PlainHeaders  # noqa: E402
 
 PURE = HttptoolsHeadParser()
+NAMES = (b"Host", b"host", b"X-One", b"x-envoy-a", b"X_Envoy-B", b"Via", b"A", b"", b"n" * 300)
 Draw = Callable[[int], int]
 
 
@@ -59,6 +63,22 @@ def heads(kernel: HeadParser, head: bytes) -> None:
     assert described(kernel.parse_request(head)) == described(PURE.parse_request(head))
     for to_head in (False, True):
         assert described(kernel.parse_response(head, to_head)) == described(PURE.parse_response(head, to_head))
+
+
+def headers(kernel: HeadParser, head: bytes, draw: Draw) -> None:
+    """What the proxy does to the fields of a head, in any order and often enough to need more memory."""
+    answer = kernel.parse_request(head)
+    if isinstance(answer, Violation):
+        return
+    one, two = answer.headers, PlainHeaders(answer.headers)
+    for _ in range(draw(40)):
+        name, value = NAMES[draw(len(NAMES))], head[draw(len(head)) :][: draw(30)]
+        word, arguments = (
+            ("get", (name.lower(),)), ("get_all", (name.lower(),)), ("remove", (name.lower(),)), ("add", (name, value)),
+            ("set", (name, value)), ("remove_prefixed", (b"x-envoy-",)), ("remove_lookalikes", ((b"x-envoy-",),)),
+        )[draw(7)]  # fmt: skip
+        assert getattr(one, word)(*arguments) == getattr(two, word)(*arguments)
+    assert list(one) == list(two) == list(one.copy())
 
 
 def ends(events: list[Event]) -> None:
@@ -104,6 +124,7 @@ def main() -> int:
             rounds += 1
             raw = mutate(random_.choice(HEADS), draw)
             heads(PARSER, raw)
+            headers(PARSER, raw, draw)
             raw = mutate(random_.choice(files[".request"]), draw)
             requests(PARSER, raw, draw)
             raw = mutate(random_.choice(files[".response"]), draw)
