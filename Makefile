@@ -7,22 +7,26 @@ JOBS ?= 2
 # How long `make fuzz` looks, and where it begins (SEED=: anywhere).
 SECONDS ?= 300
 SEED ?=
-# Compiled by the installation, where there is a C compiler.
+# Compiled by the installation, where there is a C compiler. So is the data path; `compiled` sees to that.
 KERNELS := hotproxy/http/_headers.pyx hotproxy/http/_kernel.pyx hotproxy/net/_transfer.pyx hotproxy/shm/_cells.pyx hotproxy/telemetry/_line.pyx
+# What `make test` runs once more with nothing compiled.
+PLAIN := tests/test_clock.py tests/http tests/net tests/proxy tests/telemetry tests/upstream tests/conformance
 # Where `make bench` writes Markdown, JSON and pictures; docs/bench has those that the README shows.
 OUT ?= build/bench
 
-.PHONY: run test test-all check format soak fuzz bench micro man lock clean
+.PHONY: run test test-all check compiled format soak fuzz bench micro man lock clean
 
 run: .venv/run.stamp  ## a demo: two origins, and a proxy in front of them
 	@$(BIN)/python configs/demo.py
 
-test: check  ## the suite: fast parts side by side, then whole proxies under load one by one
+test: check compiled  ## the suite: fast parts side by side, then whole proxies under load one by one
 	$(BIN)/pytest -q -n $(JOBS) --ignore=tests/restart -m "not slow"
+	HOTPROXY_KERNEL=pure $(BIN)/pytest -q -n $(JOBS) $(PLAIN) -m "not slow"
 	$(BIN)/pytest -q tests/restart -m "not slow"
 
-test-all: check  ## everything but soak and bench
+test-all: check compiled  ## everything but soak and bench
 	$(BIN)/pytest -q -n $(JOBS) --ignore=tests/restart
+	HOTPROXY_KERNEL=pure $(BIN)/pytest -q -n $(JOBS) $(PLAIN)
 	$(BIN)/pytest -q tests/restart
 
 check: .venv/dev.stamp  ## format, lint, types, direction of imports
@@ -31,11 +35,15 @@ check: .venv/dev.stamp  ## format, lint, types, direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+compiled: .venv/dev.stamp  ## the data path anew if one of its sources has changed: without, it runs as plain Python
+	@HOTPROXY_KERNEL= $(BIN)/python -c 'import sys; from hotproxy.data_path import why_plain; sys.exit(bool(why_plain()))' \
+	  || $(PIP) install --no-deps --no-build-isolation --editable .
+
 format: .venv/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-soak: .venv/dev.stamp  ## 200 restarts under load, 200,000 connections beside slow clients: nothing leaks
+soak: compiled  ## 200 restarts under load, 200,000 connections beside slow clients: nothing leaks
 	$(BIN)/python bench/soak.py
 	$(BIN)/python bench/soak_many.py
 
@@ -45,11 +53,11 @@ fuzz: .venv/dev.stamp  ## mutations of the corpus through the kernel, with Addre
 	LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
 	  $(BIN)/python tests/fuzz/http1.py build/fuzz $(SECONDS) $(SEED)
 
-bench: .venv/bench.stamp  ## start-up, restart and memory figures; then beside nginx, HAProxy and Envoy (QUICK=1: two minutes)
+bench: .venv/bench.stamp compiled  ## start-up, restart and memory figures; then beside nginx, HAProxy and Envoy (QUICK=1: two minutes)
 	$(BIN)/python bench/startup.py $(if $(QUICK),--quick)
 	$(BIN)/python -m bench.peers $(if $(QUICK),--quick) --out $(OUT)
 
-micro: .venv/dev.stamp  ## parts of the data path, in microseconds
+micro: compiled  ## parts of the data path, in microseconds
 	$(BIN)/python -m bench.micro
 
 man: .venv/dev.stamp  ## manual pages, generated from the commands, into build/man
@@ -65,6 +73,7 @@ lock: .venv/dev.stamp  ## pin the dependencies anew
 clean:
 	rm -rf .venv .venv-envoy build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	rm -f $(KERNELS:.pyx=.c) $(KERNELS:.pyx=.*.so)
+	rm -rf hotproxy/_compiled
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/python.stamp:

@@ -27,8 +27,13 @@ class Clock(Protocol):
 class SystemClock:
     """The kernel's clocks."""
 
-    now_s = staticmethod(time.monotonic)
-    wall_s = staticmethod(time.time)
+    @staticmethod
+    def now_s() -> float:
+        return time.monotonic()
+
+    @staticmethod
+    def wall_s() -> float:
+        return time.time()
 
 
 class TimerOwner(Protocol):

@@ -8,10 +8,11 @@ import timeit
 from collections.abc import Callable
 from pathlib import Path
 
+from hotproxy.data_path import why_plain
 from hotproxy.http.codec import RequestHead, ResponseHead
 from hotproxy.http.http1_client import Http1ClientCodec
 from hotproxy.http.http1_server import Http1ServerCodec
-from tests.kit.calls import calls_of_a_kept_get
+from tests.kit.calls import counted_plain
 from tests.kit.phrases import CHUNKED_POST, GET, HI, POST, WARM
 from tests.kit.playbook import Playbook
 
@@ -101,13 +102,17 @@ def time_us(part: Callable[[], object]) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.micro", description=__doc__)
-    parser.add_argument("--profile", action="store_true", help="count the calls of one kept GET instead")
+    parser.add_argument(
+        "--profile", action="store_true", help="count the calls of one kept GET instead, nothing compiled"
+    )
     if parser.parse_args().profile:
-        calls = calls_of_a_kept_get()
+        calls, _ = counted_plain()
         for function, count in calls.most_common():
             print(f"{count:5}  {function}")
         print(f"{calls.total():5}  calls")
         return
+    why = why_plain()
+    print(f"data path: {f'plain Python ({why})' if why else 'compiled'}")
     print(f"{'':42}{'best':>10}{'median':>10}")
     for name, part in parts().items():
         best, median = time_us(part)

@@ -27,8 +27,6 @@ from hotproxy.proxy.route import Misfit, Route, RouteTable
 from hotproxy.proxy.snapshot import HttpListener, Snapshot, TcpListener
 from hotproxy.proxy.tcp_proxy import TcpProxy
 from hotproxy.shm.cells import Slab
-from hotproxy.telemetry.access_log import AccessLog
-from hotproxy.telemetry.log_format import LogFormat
 from hotproxy.telemetry.stream_info import StreamInfo
 from hotproxy.upstream.connect import ConnectOwner, ConnectRuntime
 from hotproxy.upstream.endpoint import Endpoint
@@ -169,20 +167,20 @@ class _Connect:
         """Nobody cancels while the rehearsal runs: no time passes, and the client stays."""
 
 
-class _Watched(RouteTable):
+class _Watched:
     """The listener's routes, which tell what was asked of them."""
 
-    __slots__ = ("_result",)
+    __slots__ = ("_result", "_table")
 
     def __init__(self, virtual_hosts: tuple[model.VirtualHost, ...], result: Rehearsal) -> None:
-        super().__init__(virtual_hosts)
+        self._table = RouteTable(virtual_hosts)
         self._result = result
 
     def find(self, authority: bytes, path: bytes, head: RequestHead) -> Route | None:
-        found = super().find(authority, path, head)
+        found = self._table.find(authority, path, head)
         result = self._result
         result.path = path.decode("latin-1")
-        host = result.virtual_host = self.virtual_host(authority)
+        host = result.virtual_host = self._table.virtual_host(authority)
         for number, config in enumerate(host.routes if host is not None else ()):
             if found is not None and config is found.config:
                 result.number, result.route = number, config
@@ -193,24 +191,16 @@ class _Watched(RouteTable):
         return found
 
 
-class _Notebook(AccessLog):
+class _Notebook:
     """An access log for one exchange."""
 
     __slots__ = ("_result",)
 
     def __init__(self, result: Rehearsal) -> None:
-        super().__init__(LogFormat.compile(None), _Nowhere())
         self._result = result
 
     def log(self, info: StreamInfo) -> None:
         self._result.info = info
-
-
-class _Nowhere:
-    max_line_bytes = 0
-
-    def write(self, line: bytes, owner: object = None) -> None:
-        raise AssertionError("a notebook writes no lines")
 
 
 def _read(sock: socket.socket) -> bytes:

@@ -9,12 +9,13 @@ import click
 
 @click.command()
 def version() -> None:
-    """Version, Python, HTTP kernel, shared-memory layout, protocol versions."""
+    """Version, Python, data path, HTTP kernel, shared-memory layout, protocol versions."""
     print_version()
 
 
 def print_version() -> None:
     from hotproxy import __version__
+    from hotproxy.data_path import why_plain
     from hotproxy.http.kernel import WHY_PURE
     from hotproxy.restarter.frames import PROTOCOL_VERSION
     from hotproxy.shm.kernel import WHY_PLAIN
@@ -23,6 +24,8 @@ def print_version() -> None:
     click.echo(f"hotproxy {__version__}")
     click.echo(f"python {platform.python_version()} ({platform.python_implementation()}) on {platform.machine()}")
     pure = f"httptools {_installed('httptools')} (no compiled kernel: {WHY_PURE})"
+    plain = why_plain()
+    click.echo(f"data path: {f'plain Python ({plain})' if plain else 'compiled'}")
     click.echo(f"http kernel: {pure if WHY_PURE else 'compiled'}")
     click.echo(f"event loop: uvloop {_installed('uvloop')}")
     click.echo(f"shm cells: {f'plain Python ({WHY_PLAIN})' if WHY_PLAIN else 'compiled'}")

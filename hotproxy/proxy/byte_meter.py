@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from hotproxy.net.connection import Connection
+from typing import Protocol
+
 from hotproxy.telemetry.stats import ClusterStats, TcpStats
+
+
+class Metered(Protocol):
+    """What has gone through it, in bytes (`net.connection.Connection`)."""
+
+    rx_bytes: int
+    tx_bytes: int
 
 
 class ByteMeter:
@@ -17,7 +25,7 @@ class ByteMeter:
         self._tcp = tcp
         self._cluster = cluster
 
-    def count(self, down: Connection | None, up: Connection | None) -> None:
+    def count(self, down: Metered | None, up: Metered | None) -> None:
         """Bring the stats up to what the connections have moved by now."""
         counted = self.counted
         if down is not None:
@@ -37,7 +45,7 @@ class ByteMeter:
                 counted[3] = up.tx_bytes
 
 
-def bytes_moved(down: Connection | None, up: Connection | None) -> int:
+def bytes_moved(down: Metered | None, up: Metered | None) -> int:
     """In both directions, on both connections."""
     moved = 0
     if down is not None:

@@ -55,7 +55,7 @@ class ConnectionManager:
         "connection", "listener", "local", "owner", "peer", "stream",
     )  # fmt: skip
 
-    kind = "http1"
+    kind: Final = "http1"
 
     def __init__(
         self, sock: socket.socket, peer: str, listener: HttpListener, owner: DownstreamOwner, runtime: Runtime
@@ -450,8 +450,8 @@ class ConnectionManager:
                 "idle_deadline_s": float(idle_s),
                 "response_deadline_s": float(response_s),
                 "sent": int(sent),
-                "stream": (None | dict()) as stream_state,
-            }:
+                "stream": stream_state,
+            } if stream_state is None or isinstance(stream_state, dict):
                 pass
             case _:
                 raise ValueError("a connection's state of another kind, version or shape")

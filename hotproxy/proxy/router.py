@@ -431,8 +431,8 @@ class Router:
                 "retried": bool(retried),
                 "whole": bool(whole),
                 "held": list(held) | tuple(held),
-                "upstream": (None | dict()) as upstream,
-            }:
+                "upstream": upstream,
+            } if upstream is None or isinstance(upstream, dict):
                 pass
             case _:
                 raise ValueError("a router's state of another shape")

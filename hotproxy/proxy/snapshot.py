@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from hotproxy.proxy.route import RouteTable
-from hotproxy.telemetry.access_log import AccessLog
+from hotproxy.http.codec import RequestHead
+from hotproxy.proxy.route import Route
 from hotproxy.telemetry.stats import HttpStats, ListenerStats, TcpStats
+from hotproxy.telemetry.stream_info import StreamInfo
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.pool import Pools
+
+
+class Routes(Protocol):
+    """Where a request goes (`route.RouteTable`)."""
+
+    def find(self, authority: bytes, path: bytes, head: RequestHead) -> Route | None: ...
+
+
+class ExchangeLog(Protocol):
+    """Told once of every exchange (TCP: every connection) that is over (`telemetry.access_log.AccessLog`)."""
+
+    def log(self, info: StreamInfo) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +31,13 @@ class HttpListener:
     """A listener whose connections speak HTTP. Times in seconds, 0.0 = no limit."""
 
     name: str
-    routes: RouteTable
+    routes: Routes
     request_headers_timeout_s: float
     keepalive_timeout_s: float
     max_connections: int  # of this worker; 0 = no limit
     stats: HttpStats
     listener_stats: ListenerStats
-    access_log: AccessLog | None
+    access_log: ExchangeLog | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +51,7 @@ class TcpListener:
     max_connections: int
     stats: TcpStats
     listener_stats: ListenerStats
-    access_log: AccessLog | None
+    access_log: ExchangeLog | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,22 +98,19 @@ class TcpProxy:
     kind: Final = "tcp"
 
     def __init__(
-        self, sock: socket.socket, peer: str, listener: TcpListener, owner: DownstreamOwner, runtime: Runtime
+        self,
+        sock: socket.socket,
+        peer: str,
+        listener: TcpListener,
+        owner: DownstreamOwner,
+        runtime: Runtime,
+        loaded: StreamInfo | None = None,
     ) -> None:
-        info = StreamInfo(runtime.clock.wall_s(), runtime.clock.now_s())
-        info.listener = listener.name
-        info.cluster = listener.cluster
-        info.downstream_remote = peer
-        info.downstream_local = _local_text(sock)
-        self._build(listener, owner, runtime, info)
-        self._down.connection = Connection(sock, self._down, runtime.loop, runtime.wheel, runtime.buffered)
-        listener.stats.downstream_cx_total.inc()
-
-    def _build(self, listener: TcpListener, owner: DownstreamOwner, runtime: Runtime, info: StreamInfo) -> None:
+        """`loaded`: it came with a handoff, is counted already, and `load` makes its connections."""
         self.state = CONNECTING
         self._listener = listener
         self._runtime = runtime
-        self._info = info
+        self._info = loaded if loaded is not None else _begun(sock, peer, listener, runtime)
         self._owner: DownstreamOwner | None = owner
         self._cluster: Cluster | None = runtime.snapshot.clusters.get(listener.cluster)
         self._down = Leg(self, is_upstream=False)
@@ -129,6 +126,9 @@ class TcpProxy:
         self._moved = 0  # bytes of both directions when the idle timer was armed last
         self._meter = ByteMeter(listener.stats, self._cluster.stats if self._cluster is not None else None)
         self._open_legs = 0  # while CLOSING
+        if loaded is None:
+            self._down.connection = Connection(sock, self._down, runtime.loop, runtime.wheel, runtime.buffered)
+            listener.stats.downstream_cx_total.inc()
 
     def start(self) -> None:
         down = self._down.connection
@@ -423,7 +423,7 @@ class TcpProxy:
                 "tried": list() as tried,
                 "early": bytes() as early,
                 "idle_deadline_s": float() as idle_deadline_s,
-                "counted": [int(), int(), int(), int()] as counted,
+                "counted": [int(down_rx), int(down_tx), int(up_rx), int(up_tx)],
                 "down": down_state,
                 "up": up_state,
             }:
@@ -432,8 +432,7 @@ class TcpProxy:
                 raise ValueError("a TCP connection's state of another shape")
         if len(socks) != (1 if up_state is None else 2):
             raise ValueError(f"{len(socks)} descriptors came with the connection")
-        self = cls.__new__(cls)
-        self._build(listener, owner, runtime, StreamInfo.load(info))
+        self = cls(socks[0], "", listener, owner, runtime, StreamInfo.load(info))
         loop, wheel, buffered = runtime.loop, runtime.wheel, runtime.buffered
         down = self._down.connection = Connection.load(socks[0], down_state, self._down, loop, wheel, buffered)
         if up_state is not None:
@@ -451,7 +450,7 @@ class TcpProxy:
         elif len(early) >= EARLY_BYTES:
             self._early_disabled = True
             down.read_disable()
-        self._meter.counted = list(counted)
+        self._meter.counted = [down_rx, down_tx, up_rx, up_tx]
         self._tried = [each for each in self._endpoints() if each.name in tried]
         self._early += early
         buffered.add(len(early))
@@ -470,6 +469,15 @@ class TcpProxy:
             if endpoint.name == name:
                 self._use(endpoint, self._cluster)
                 return
+
+
+def _begun(sock: socket.socket, peer: str, listener: TcpListener, runtime: Runtime) -> StreamInfo:
+    info = StreamInfo(runtime.clock.wall_s(), runtime.clock.now_s())
+    info.listener = listener.name
+    info.cluster = listener.cluster
+    info.downstream_remote = peer
+    info.downstream_local = _local_text(sock)
+    return info
 
 
 def _local_text(sock: socket.socket) -> str:

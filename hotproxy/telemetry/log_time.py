@@ -72,7 +72,8 @@ class StartTime:
     def json(self, info: StreamInfo) -> str:
         return quote(self.text(info))
 
-    raw = text
+    def raw(self, info: StreamInfo) -> str:
+        return self.text(info)
 
     def _turn(self, second: int) -> None:
         moment = time.gmtime(second)

@@ -8,7 +8,7 @@ x-forwarded-for, request id) is the bytes of the wire decoded as latin-1, so tha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class HeadersView(Protocol):
@@ -39,17 +39,20 @@ class HeaderPairs:
         return iter(self.pairs)
 
 
-class StreamInfo:
-    """Plain attributes, filled on the way, read once by `finish()`; `dump()` carries it across a handoff."""
-
-    __slots__ = (  # the order of `dump()`: new ones come last
+FIELDS: Final = (  # the order of `dump()`: new ones come last
         "start_wall_s", "start_s", "request_complete_s", "upstream_first_byte_s", "response_first_byte_s", "end_s",
         "protocol", "method", "authority", "path", "original_path", "user_agent", "x_forwarded_for", "request_id",
         "status", "flags", "details", "rx_bytes", "tx_bytes",
         "downstream_remote", "downstream_local", "upstream_remote", "upstream_local",
         "listener", "virtual_host", "route", "cluster", "attempts", "upstream_connect_s", "upstream_service_time_ms",
         "request_headers", "response_headers",
-    )  # fmt: skip
+)  # fmt: skip
+
+
+class StreamInfo:
+    """Plain attributes, filled on the way, read once by `finish()`; `dump()` carries it across a handoff."""
+
+    __slots__ = FIELDS
 
     def __init__(self, start_wall_s: float = 0.0, start_s: float = 0.0) -> None:
         self.start_wall_s = start_wall_s
@@ -86,8 +89,8 @@ class StreamInfo:
         self.response_headers: HeadersView | None = None  # for %RESP()%; None until an answer has begun
 
     def dump(self) -> list[object]:
-        """The values in the order of `__slots__`, msgpack's types only. The version is that of the connection."""
-        values: list[object] = [getattr(self, name) for name in self.__slots__]
+        """The values in the order of `FIELDS`, msgpack's types only. The version is that of the connection."""
+        values: list[object] = [getattr(self, name) for name in FIELDS]
         values[-2] = _pairs(self.request_headers)
         values[-1] = _pairs(self.response_headers)
         return values
@@ -96,7 +99,7 @@ class StreamInfo:
     def load(cls, values: list[object]) -> StreamInfo:
         """The inverse of `dump()`; ValueError when the number of values or the shape of one is another."""
         info = cls()
-        for name, value in zip(cls.__slots__, values, strict=True):
+        for name, value in zip(FIELDS, values, strict=True):
             if name in ("request_headers", "response_headers"):
                 setattr(info, name, _view(value))
             elif name == "flags":

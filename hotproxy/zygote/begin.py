@@ -20,9 +20,13 @@ def begin(channel: Channel, config: str, epoch: int, segment: str, instance_dir:
 
     def load() -> Program | str:
         # Not before: code of the data plane, and later of users, never runs with a capability.
+        from hotproxy.data_path import why_plain
         from hotproxy.http.kernel import WHY_PURE
         from hotproxy.zygote.declare import Refused, load_program
 
+        plain = why_plain()
+        if plain:
+            log(NOTICE, f"data path: plain Python: {plain}")
         if WHY_PURE:
             log(NOTICE, f"http kernel: httptools; no compiled kernel: {WHY_PURE}")
         try:

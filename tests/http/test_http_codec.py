@@ -15,7 +15,7 @@ RESPONSE = ResponseHead(200, b"OK", HTTP_1_0, Headers([(b"A", b"\xff")]), LENGTH
 @pytest.mark.parametrize("head", [REQUEST, RESPONSE], ids=["request", "response"])
 def test_a_head_survives_msgpack(head: RequestHead | ResponseHead):
     loaded = type(head).load(msgpack.unpackb(msgpack.packb(head.dump())))
-    assert [getattr(loaded, name) for name in head.__slots__] == [getattr(head, name) for name in head.__slots__]
+    assert type(loaded) is type(head) and loaded.dump() == head.dump()
 
 
 @pytest.mark.parametrize("state", [None, [], REQUEST.dump()[:-1], RESPONSE.dump()[:-1], [*REQUEST.dump()[:-1], 1], {}])

@@ -1,7 +1,15 @@
-"""Counts the functions of hotproxy that an exchange calls: the same on every machine and in every run."""
+"""Counts the functions of hotproxy that an exchange calls: the same on every machine and in every run.
+
+    HOTPROXY_KERNEL=pure python -m tests.kit.calls      JSON: the same of two exchanges, counted one after the other
+
+Compiled functions can't be seen, so it is the plain data path that is counted.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -19,7 +27,7 @@ COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>")
 def calls_of_a_kept_get() -> Counter[str]:
     """{"file:function": calls} of a GET and its response, on a connection and with a pool that are warm.
 
-    Functions of the fakes are not counted, nor compiled ones, those of libraries, and the interpreter's own.
+    Functions of the fakes are not counted, nor those of libraries, and the interpreter's own.
     """
     calls: Counter[str] = Counter()
 
@@ -39,3 +47,17 @@ def calls_of_a_kept_get() -> Counter[str]:
     assert received == [("up", GET_UP), ("down", HI_DOWN)]
     play.end()
     return calls
+
+
+def counted_plain() -> tuple[Counter[str], Counter[str]]:
+    """`calls_of_a_kept_get()`, twice, of an interpreter of its own in which nothing is compiled."""
+    command = [sys.executable, "-m", "tests.kit.calls"]
+    environment = os.environ | {"HOTPROXY_KERNEL": "pure"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=True)
+    first, second = json.loads(done.stdout)
+    return Counter(first), Counter(second)
+
+
+if __name__ == "__main__":
+    json.dump([calls_of_a_kept_get(), calls_of_a_kept_get()], sys.stdout)

@@ -14,9 +14,10 @@ from hotproxy.clock import TimerWheel
 from hotproxy.errors import DRAIN_DEADLINE
 from hotproxy.proxy.listener import ACCEPTS_PER_TURN, PAUSE_S, Admission, Listener
 from hotproxy.proxy.runtime import Runtime
-from hotproxy.proxy.snapshot import TcpListener
+from hotproxy.proxy.snapshot import Snapshot, TcpListener
 from hotproxy.shm.cells import Slab
 from hotproxy.telemetry.stats import ListenerStats, TcpStats
+from hotproxy.upstream.pool import Pools
 from tests.kit.clock import FakeClock, pass_time
 from tests.kit.connection import FakeGauge
 from tests.kit.loop import FakeLoop
@@ -54,7 +55,7 @@ class Bench:
         self.loop = FakeLoop()
         self.stats = ListenerStats(slab, "web")
         config = TcpListener("web", "c", 0.0, 1, max_connections, TcpStats(slab, "web"), self.stats, None)
-        runtime = Runtime(self.loop, self.wheel, self.clock, random.Random(1), FakeGauge(), None)
+        runtime = Runtime(self.loop, self.wheel, self.clock, random.Random(1), FakeGauge(), Snapshot({}, {}, Pools()))
         self.admission = Admission(limit, self.wheel)
         self.listener = Listener(config, 128, FakeTerminal, self.admission, self.loop, runtime)
         self.clients: list[socket.socket] = []

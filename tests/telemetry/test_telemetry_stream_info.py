@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgpack
 import pytest
 
-from hotproxy.telemetry.stream_info import HeaderPairs, StreamInfo
+from hotproxy.telemetry.stream_info import FIELDS, HeaderPairs, StreamInfo
 
 
 def full() -> StreamInfo:
     info = StreamInfo(1_700_000_000.25, 10.0)
-    for index, name in enumerate(StreamInfo.__slots__):
+    for index, name in enumerate(FIELDS):
         value = getattr(info, name)
         if isinstance(value, str):
             setattr(info, name, f"text {index} \xff")
@@ -62,7 +62,7 @@ def test_an_empty_record_comes_back() -> None:
 )
 def test_a_value_of_another_type_is_refused(name: str, value: object) -> None:
     values = full().dump()
-    values[StreamInfo.__slots__.index(name)] = value
+    values[FIELDS.index(name)] = value
     with pytest.raises(ValueError):
         StreamInfo.load(values)
 
