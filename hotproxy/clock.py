@@ -66,6 +66,10 @@ class Timer:
         self.deadline_s = 0.0
         self.owner = None
 
+    def suspend(self) -> None:
+        """Keep the deadline, and do not fire until `TimerWheel.resume`."""
+        self.owner = None
+
 
 class TimerWheel:
     """Fires timers at most one tick (50 ms) late, never early. `advance()` is called once per tick."""
@@ -91,6 +95,12 @@ class TimerWheel:
         if timer._bucket >= 0 and timer._filed_s <= deadline_s:
             return  # its bucket comes round no later than the new deadline, and moves it on then
         self._file(timer)
+
+    def resume(self, timer: Timer, owner: TimerOwner) -> None:
+        """After `suspend`: as if it had run all the time. What has come due meanwhile fires with the next tick."""
+        timer.owner = owner
+        if timer.deadline_s > 0.0:
+            self.arm_at(timer, timer.deadline_s)
 
     def _file(self, timer: Timer) -> None:
         tick = int((timer.deadline_s - self._start_s) / TICK_S) + 1

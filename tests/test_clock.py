@@ -117,3 +117,23 @@ def test_an_owner_that_raises_takes_no_other_timer_with_it() -> None:
         clock.advance(TICK_S)
         wheel.advance()
     assert fired == ["one", "bug", "two"]
+
+
+@pytest.mark.parametrize("pause_s", [0.5, 5.0, 3 * BUCKETS * TICK_S])
+def test_a_suspended_timer_keeps_its_deadline(pause_s: float) -> None:
+    clock = FakeClock()
+    wheel, owner = TimerWheel(clock), Recorder(clock)
+    began_s = clock.now_s()
+    timer, unarmed = Timer(owner, "suspended"), Timer(owner, "unarmed")
+    wheel.arm(timer, 2.0)
+    for each in (timer, unarmed):
+        each.suspend()
+    turn(clock, wheel, pause_s)
+    assert owner.fired == [] and timer.deadline_s == began_s + 2.0
+    resumed_s = clock.now_s()
+    for each in (timer, unarmed):
+        wheel.resume(each, owner)
+    turn(clock, wheel, 5)
+    ((kind, at_s),) = owner.fired
+    due_s = max(began_s + 2.0, resumed_s)
+    assert kind == "suspended" and due_s <= at_s <= due_s + 2 * TICK_S

@@ -134,6 +134,9 @@ class _Stage:
     def on_connection_closed(self, connection: DownstreamConnection) -> None:
         """It has no listener that keeps count."""
 
+    def on_connection_moved(self, connection: DownstreamConnection) -> None:
+        """There is nowhere to move to."""
+
     def on_bug(self, callback: Callable[[], None], error: Exception) -> None:
         self._bug = error
 
@@ -165,6 +168,12 @@ class _Connect:
 
     def cancel(self) -> None:
         """Nobody cancels while the rehearsal runs: no time passes, and the client stays."""
+
+    def freeze(self) -> None:
+        """Nor does it move."""
+
+    def thaw(self) -> None:
+        """As `freeze`."""
 
 
 class _Watched:

@@ -17,7 +17,6 @@ from hotproxy.http.codec import CHUNKED, END, LENGTH, NO_BODY, UNTIL_CLOSE, Data
 from hotproxy.http.head_encoder import field_lines
 from hotproxy.http.headers import Headers
 from hotproxy.http.rules import HOP_BY_HOP
-from hotproxy.http.saved import saved_int
 from hotproxy.http.syntax import (
     FIELD_BLOCK,
     MAX_FIELDS,
@@ -26,6 +25,7 @@ from hotproxy.http.syntax import (
     field_block_violation,
     split_fields,
 )
+from hotproxy.saved import saved_int
 
 _SIZE: Final = 0
 _DATA: Final = 1

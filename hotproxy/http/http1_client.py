@@ -10,7 +10,6 @@ would be taken for the answer to somebody else's request.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from hotproxy.http.body import BodyDecoder, BodyEncoder
@@ -18,10 +17,17 @@ from hotproxy.http.codec import CHUNKED, END, LENGTH, NO_BODY, Event, RequestHea
 from hotproxy.http.head_parser import HeadParser
 from hotproxy.http.headers import Headers
 from hotproxy.http.kernel import PARSER, encode_head
-from hotproxy.http.saved import VERSION, check_version, saved_bool, saved_bytes, saved_int, saved_map
 from hotproxy.http.syntax import MAX_HEAD_BYTES, incomplete_head_violation
+from hotproxy.saved import saved_bool, saved_bytes, saved_int, saved_map, saved_record
 
 KIND: Final = "http1_client"
+VERSION: Final = 1
+_KEYS: Final = frozenset(
+    (
+        "kind", "version", "state", "buffer", "eof", "body", "interim", "out", "request_sent", "to_head",
+        "upgrade_wanted", "keep_alive",
+    )
+)  # fmt: skip
 
 _IDLE: Final = 0
 _HEAD: Final = 1
@@ -233,9 +239,9 @@ class Http1ClientCodec:
         }
 
     @classmethod
-    def load(cls, state: Mapping[str, object], parser: HeadParser = PARSER) -> Http1ClientCodec:
+    def load(cls, dumped: object, parser: HeadParser = PARSER) -> Http1ClientCodec:
         """The inverse of `dump`; ValueError for another version or nonsense."""
-        check_version(state, KIND)
+        state = saved_record(dumped, KIND, VERSION, _KEYS)
         codec = cls(parser)
         codec._state = saved_int(state, "state", _BROKEN)
         codec._buffer = saved_bytes(state, "buffer")

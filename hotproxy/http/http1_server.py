@@ -9,7 +9,6 @@ The two go on side by side: a response may begin before its request has ended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -29,7 +28,6 @@ from hotproxy.http.codec import (
 from hotproxy.http.head_parser import HeadParser
 from hotproxy.http.headers import Headers
 from hotproxy.http.kernel import PARSER, encode_head
-from hotproxy.http.saved import VERSION, check_version, saved_bool, saved_bytes, saved_int, saved_map
 from hotproxy.http.syntax import (
     MAX_BLANK_LINES,
     MAX_HEAD_BYTES,
@@ -37,8 +35,16 @@ from hotproxy.http.syntax import (
     TOKEN_CHARS,
     incomplete_head_violation,
 )
+from hotproxy.saved import saved_bool, saved_bytes, saved_int, saved_map, saved_record
 
 KIND: Final = "http1_server"
+VERSION: Final = 1
+_KEYS: Final = frozenset(
+    (
+        "kind", "version", "state", "buffer", "blank_lines", "eof", "body", "answering_head", "client_version",
+        "client_keep_alive", "out", "without_body", "keep_alive",
+    )
+)  # fmt: skip
 
 _HEAD: Final = 0
 _BODY: Final = 1
@@ -259,9 +265,9 @@ class Http1ServerCodec:
         }
 
     @classmethod
-    def load(cls, state: Mapping[str, object], parser: HeadParser = PARSER) -> Http1ServerCodec:
+    def load(cls, dumped: object, parser: HeadParser = PARSER) -> Http1ServerCodec:
         """The inverse of `dump`; ValueError for another version or nonsense."""
-        check_version(state, KIND)
+        state = saved_record(dumped, KIND, VERSION, _KEYS)
         codec = cls(parser)
         codec._state = saved_int(state, "state", _BROKEN)
         codec._buffer = saved_bytes(state, "buffer")

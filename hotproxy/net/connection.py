@@ -22,7 +22,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable
-from typing import Final, Protocol, TypedDict, cast
+from typing import Final, Protocol, TypedDict
 
 from hotproxy.clock import Timer, TimerWheel
 
@@ -448,6 +448,27 @@ class Connection:
 
     # -- handoff ------------------------------------------------------------------------------------------------
 
+    def freeze(self) -> bool:
+        """Leave the event loop with everything kept: nothing is read, sent or told until `thaw`. False: not OPEN.
+
+        The owner writes nothing meanwhile. Whatever is not OPEN ends by itself.
+        """
+        if self.state != OPEN:
+            return False
+        self._started = False
+        self._update_reading()
+        self._stop_writing()
+        return True
+
+    def thaw(self) -> None:
+        """Go on: what came meanwhile is read, what waits is sent."""
+        self.start()
+
+    def leave(self) -> None:
+        """Close our copy of the descriptor: the connection lives on in another process, which hears nothing of it."""
+        self.detach()
+        self.sock.close()
+
     def dump(self) -> ConnectionState:
         """Everything but the descriptor, as msgpack values. In state OPEN only: other states end by themselves.
 
@@ -469,37 +490,23 @@ class Connection:
     def load(
         cls,
         sock: socket.socket,
-        state: object,
+        state: ConnectionState,
         owner: ConnectionOwner,
         loop: Loop,
         wheel: TimerWheel,
         buffered: Gauge,
     ) -> Connection:
-        """A connection as `dump` described it, reading enabled, not started. ValueError for another version or shape.
+        """A connection as `dump` described it and `saved_state.read_state` found it good; reading enabled, not started.
 
         `pressed` tells the owner whether the other side must stay disabled; `on_pressure(False)` will come.
         """
-        match state:
-            case {
-                "version": 1,
-                "rx": int(),
-                "tx": int(),
-                "read_closed": bool(),
-                "write_closed": bool(),
-                "shut_after_flush": bool(),
-                "pressed": bool(),
-                "pending": bytes(),
-            }:
-                values = cast(ConnectionState, state)
-            case _:
-                raise ValueError("a connection's state of another version or shape")
         connection = cls(sock, owner, loop, wheel, buffered)
-        connection.rx_bytes = values["rx"]
-        connection.tx_bytes = values["tx"]
-        connection.read_closed = values["read_closed"]
-        connection.write_closed = values["write_closed"]
-        connection.pressed = values["pressed"]
-        connection._shut_after_flush = values["shut_after_flush"]
-        connection._pending += values["pending"]
+        connection.rx_bytes = state["rx"]
+        connection.tx_bytes = state["tx"]
+        connection.read_closed = state["read_closed"]
+        connection.write_closed = state["write_closed"]
+        connection.pressed = state["pressed"]
+        connection._shut_after_flush = state["shut_after_flush"]
+        connection._pending += state["pending"]
         buffered.add(len(connection._pending))
         return connection

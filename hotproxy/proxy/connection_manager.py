@@ -28,15 +28,13 @@ from hotproxy.http.codec import END, Data, End, Event, RequestHead, ResponseHead
 from hotproxy.http.headers import Headers
 from hotproxy.http.http1_server import Http1ServerCodec
 from hotproxy.net.connection import FLUSH_S, OPEN, Connection
-from hotproxy.proxy import forwarding
+from hotproxy.proxy import forwarding, http_moving
 from hotproxy.proxy.filter_chain import DownstreamOwner, address_text
-from hotproxy.proxy.router import Router
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import HttpListener
 from hotproxy.proxy.stream import Stream
 from hotproxy.proxy.tunnel import Tunnel
 
-DUMP_VERSION: Final = 1
 # Pipelined requests that are not looked at yet; as much as one read brings. The client may keep more in its socket.
 MAX_WAITING_BYTES: Final = 64 * 1024
 FIRST: Final = 0
@@ -50,9 +48,9 @@ class ConnectionManager:
     """The terminal of an HTTP listener's filter chain; a `DownstreamConnection` and the owner of its `Connection`."""
 
     __slots__ = (
-        "_crowded", "_draining", "_idle_timer", "_loaded", "_next", "_out", "_over", "_phase", "_phase_timer",
-        "_pumping", "_response_timer", "_runtime", "_sent", "_trailers", "_tx_counted", "client_host", "codec",
-        "connection", "listener", "local", "owner", "peer", "stream",
+        "_crowded", "_draining", "_frozen", "_idle_timer", "_loaded", "_next", "_out", "_over", "_phase",
+        "_phase_timer", "_postponed", "_pumping", "_response_timer", "_runtime", "_sent", "_trailers", "_tx_counted",
+        "client_host", "codec", "connection", "listener", "local", "owner", "peer", "stream",
     )  # fmt: skip
 
     kind: Final = "http1"
@@ -81,7 +79,9 @@ class ConnectionManager:
         self._pumping = False  # inside `_pump`: whoever ends a stream leaves the next one to it
         self._next = False  # a stream has ended meanwhile
         self._over = False
-        self._loaded = False  # comes from a dump
+        self._loaded = False  # comes from a dump, and has not been started
+        self._frozen = False  # on its way to another process
+        self._postponed: Reason | None = None  # why it was to be closed meanwhile
         self._sent = 0  # tx_bytes when phase FLUSH was entered
         self._tx_counted = 0
         listener.stats.downstream_cx_active.add(1)
@@ -90,7 +90,7 @@ class ConnectionManager:
 
     def start(self) -> None:
         if self._loaded:
-            self._start_loaded()
+            http_moving.start(self)
             return
         self.listener.stats.downstream_cx_total.inc()
         self._enter(FIRST, self.listener.request_headers_timeout_s)
@@ -104,7 +104,9 @@ class ConnectionManager:
         """At once: the drain deadline."""
         if self._over:
             return
-        if self.stream is not None:
+        if self._frozen:
+            self._postponed = reason
+        elif self.stream is not None:
             self.stream.abort(reason)
         else:
             self.listener.stats.by_name(reason.counter).inc()
@@ -397,32 +399,25 @@ class ConnectionManager:
             self.listener.stats.downstream_cx_tx_bytes_total.add(sent - self._tx_counted)
             self._tx_counted = sent
 
-    # -- handoff
+    # -- handoff: see http_moving
 
-    @property
-    def sockets(self) -> list[socket.socket]:
-        """The descriptors that go with a dump, in `load`'s order: the client's, and the endpoint's if there is one."""
-        router = self.stream.router if self.stream is not None else None
-        upstream = router.upstream_connection if router is not None else None
-        return [self.connection.sock] if upstream is None else [self.connection.sock, upstream.sock]
+    def freeze(self) -> bool:
+        return http_moving.freeze(self)
+
+    def socks(self) -> list[socket.socket]:
+        return http_moving.socks(self)
 
     def dump(self) -> dict[str, object]:
-        """The state between two turns, as msgpack values; deadlines are absolute CLOCK_MONOTONIC seconds."""
-        assert not self._out and not self._pumping and not self._over
-        return {
-            "kind": self.kind,
-            "version": DUMP_VERSION,
-            "listener": self.listener.name,
-            "peer": self.peer,
-            "connection": self.connection.dump(),
-            "codec": self.codec.dump(),
-            "phase": self._phase,
-            "phase_deadline_s": self._phase_timer.deadline_s,
-            "idle_deadline_s": self._idle_timer.deadline_s,
-            "response_deadline_s": self._response_timer.deadline_s,
-            "sent": self._sent,
-            "stream": self.stream.dump() if self.stream is not None else None,
-        }
+        return http_moving.dump(self)
+
+    def thaw(self) -> None:
+        http_moving.thaw(self)
+
+    def release(self) -> None:
+        http_moving.release(self)
+
+    def discard(self) -> None:
+        http_moving.release(self)
 
     @classmethod
     def load(
@@ -433,68 +428,4 @@ class ConnectionManager:
         owner: DownstreamOwner,
         runtime: Runtime,
     ) -> ConnectionManager:
-        """The connection that `dump` described, not started. Counted already, but for the gauges.
-
-        ValueError for a kind, version or shape that this code does not know; nothing has been touched then, the
-        descriptors neither. That the other generation was draining is not part of a dump.
-        """
-        match state:
-            case {
-                "kind": "http1",
-                "version": 1,
-                "peer": str(peer),
-                "connection": dict(connection),
-                "codec": dict(codec),
-                "phase": int(phase),
-                "phase_deadline_s": float(phase_s),
-                "idle_deadline_s": float(idle_s),
-                "response_deadline_s": float(response_s),
-                "sent": int(sent),
-                "stream": stream_state,
-            } if stream_state is None or isinstance(stream_state, dict):
-                pass
-            case _:
-                raise ValueError("a connection's state of another kind, version or shape")
-        if not socks:
-            raise ValueError("no descriptor came with the connection")
-        server_codec = Http1ServerCodec.load(codec)
-        manager = cls(socks[0], peer, listener, owner, runtime)
-        try:
-            manager.connection = Connection.load(
-                socks[0], connection, manager, runtime.loop, runtime.wheel, runtime.buffered
-            )
-            manager.codec = server_codec
-            manager._phase = phase
-            manager._sent = sent
-            manager._tx_counted = manager.connection.tx_bytes
-            if stream_state is not None:
-                manager._load_stream(stream_state, socks)
-            elif len(socks) != 1:
-                raise ValueError(f"{len(socks)} descriptors came with an idle connection")
-        except ValueError:
-            manager.connection.detach()  # takes what it holds off the gauge; the descriptor stays open
-            listener.stats.downstream_cx_active.add(-1)
-            raise
-        manager._loaded = True
-        manager._phase_timer.deadline_s = phase_s  # armed by `start`
-        manager._idle_timer.deadline_s = idle_s
-        manager._response_timer.deadline_s = response_s
-        return manager
-
-    def _load_stream(self, state: dict[str, object], socks: Sequence[socket.socket]) -> None:
-        stream = Stream.load(state, self, self.listener, self._runtime)
-        try:
-            stream.router = Router.load(state.get("router"), stream, socks[1:], self._runtime)
-        except ValueError:
-            self.listener.stats.downstream_rq_active.add(-1)
-            raise
-        self.stream = stream
-
-    def _start_loaded(self) -> None:
-        for timer in (self._phase_timer, self._idle_timer, self._response_timer):
-            if timer.armed:
-                self._runtime.wheel.arm_at(timer, timer.deadline_s)
-        self.connection.start()
-        if self.stream is not None and self.stream.router is not None:
-            self.stream.router.resume()
-        self._pump(b"")
+        return http_moving.load(cls, state, socks, listener, owner, runtime)

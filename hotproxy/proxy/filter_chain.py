@@ -2,6 +2,15 @@
 
 An accepted socket goes to its listener's terminal: `ConnectionManager` for HTTP, `TcpProxy` for TCP. The listener
 sees only this interface; it starts them, tells them to leave, and is told once when each of them is gone.
+
+A connection that moves to another process:
+
+    old side   running --freeze()--> frozen --dump(), socks()-->  sent  --release()--> gone, without having ended
+                  ^---------------------------- thaw() --------------/
+    new side              Terminal.load() --> loaded --start()--> running
+                                                 \\---discard()---> gone, as if it had never been loaded
+
+Gauges move with it: `load` adds what `release` takes away. Totals stay where they were counted.
 """
 
 from __future__ import annotations
@@ -33,14 +42,45 @@ class DownstreamConnection(Protocol):
         """End at once, whatever is in progress."""
 
     def dump(self) -> dict[str, object]:
-        """The state as msgpack values, `kind` and `version` included, without the descriptors."""
+        """The state as msgpack values, `kind` and `version` included, without the descriptors.
+
+        Of a frozen connection. Counts what has been sent and was not counted yet; nothing else changes by it.
+        """
+
+    def freeze(self) -> bool:
+        """Stop: no descriptor is watched and no timer runs, nothing is sent, counted or lost. Outside of any turn.
+
+        False, and nothing has happened: it cannot move now. It is about to end by itself (flushing, lingering, or a
+        side that broke in this very turn), is frozen already, or was loaded and has not been started yet.
+        A connect that is under way goes on in the kernel; it counts again after `thaw`, and ends with `release`: over
+        there another one is begun. `drain` and `close` of a frozen connection take effect when it thaws.
+        """
+
+    def socks(self) -> list[socket.socket]:
+        """Of a frozen connection: its descriptors in the order of `load`, the client's first. They remain its own."""
+
+    def thaw(self) -> None:
+        """Undo `freeze`: read what has come meanwhile, send what waits, with the deadlines of before."""
+
+    def release(self) -> None:
+        """The move is committed: let go of a frozen connection, which lives on in another process.
+
+        Its descriptors are closed without a byte on the wire, its gauges go down; it has not ended, so that nothing is
+        counted or logged as an end. The owner hears `on_connection_moved`.
+        """
+
+    def discard(self) -> None:
+        """Undo `load`, before `start`. As `release`: the other process still has the connection, and goes on."""
 
 
 class DownstreamOwner(Protocol):
-    """The listener, seen from a connection."""
+    """The listener, seen from a connection. One of the two is called, exactly once."""
 
     def on_connection_closed(self, connection: DownstreamConnection) -> None:
-        """Exactly once, as the last thing a connection does."""
+        """The last thing a connection does."""
+
+    def on_connection_moved(self, connection: DownstreamConnection) -> None:
+        """Released or discarded: it goes on in another process."""
 
 
 class Terminal(Protocol[ListenerT, RuntimeT]):
@@ -61,7 +101,11 @@ class Terminal(Protocol[ListenerT, RuntimeT]):
         owner: DownstreamOwner,
         runtime: RuntimeT,
     ) -> DownstreamConnection:
-        """The connection that `dump` described; ValueError for a kind or version it does not know."""
+        """The connection that `dump` described, with its gauges counted and nothing else; not started.
+
+        ValueError for a kind, version or shape that it does not know, or that cannot live here (its cluster is gone).
+        Nothing is counted then, and the descriptors are the caller's as before.
+        """
 
 
 def address_text(address: object) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from hotproxy.clock import Timer, TimerWheel
@@ -325,6 +325,25 @@ class Listener:
         stats = self.config.listener_stats
         stats.downstream_cx_active.add(-1)
         stats.downstream_cx_destroy.inc()
+
+    # -- handoff ------------------------------------------------------------------------------------------------
+
+    def adopt(self, state: dict[str, object], socks: Sequence[socket.socket]) -> DownstreamConnection:
+        """A connection that another process has dumped: loaded, one of ours from now on; whoever calls starts it.
+
+        ValueError as `Terminal.load`. Neither limit refuses it: it was accepted long ago.
+        """
+        connection = self._terminal.load(state, socks, self.config, self, self._runtime)
+        self.connections.add(connection)
+        self._admission.count_opened()
+        self.config.listener_stats.downstream_cx_active.add(1)
+        return connection
+
+    def on_connection_moved(self, connection: DownstreamConnection) -> None:
+        """It has not ended: no `downstream_cx_destroy`."""
+        self.connections.remove(connection)
+        self._admission.count_closed()
+        self.config.listener_stats.downstream_cx_active.add(-1)
 
     # -- leaving ------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,6 @@ Pressure runs backwards: when a side does not take what it is sent, the other on
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from hotproxy.errors import (
@@ -394,87 +392,3 @@ class Router:
         self._held.drop()
         self._resume_body()
         self.tunnel = None  # it knows us: a cycle
-
-    # -- handoff
-
-    def dump(self) -> dict[str, object]:
-        """As msgpack values; its version is the connection's. A connect that is under way begins anew over there."""
-        assert self._cluster is not None and self._head is not None
-        return {
-            "cluster": self._cluster.name,
-            "head": self._head.dump(),
-            "timeout_s": self._timeout_s,
-            "request_ended": self.request_ended,
-            "request_trailers": None if self._request_trailers is None else self._request_trailers.dump(),
-            "response_trailers": None if self._response_trailers is None else self._response_trailers.dump(),
-            "avoid": [endpoint.name for endpoint in self._avoid],
-            "connect_failures": self._connect_failures,
-            "retried": self._retried,
-            "whole": self._held.whole,
-            "held": list(self._held.pieces),
-            "upstream": self._upstream.dump() if self._upstream is not None else None,
-        }
-
-    @classmethod
-    def load(cls, state: object, stream: Stream, socks: Sequence[socket.socket], runtime: Runtime) -> Router:
-        """The inverse of `dump`; goes on with `resume()`. ValueError for another shape, or a cluster that is gone."""
-        match state:
-            case {
-                "cluster": str(cluster_name),
-                "head": head,
-                "timeout_s": float(timeout_s),
-                "request_ended": bool(request_ended),
-                "request_trailers": request_trailers,
-                "response_trailers": response_trailers,
-                "avoid": list(avoid) | tuple(avoid),
-                "connect_failures": int(connect_failures),
-                "retried": bool(retried),
-                "whole": bool(whole),
-                "held": list(held) | tuple(held),
-                "upstream": upstream,
-            } if upstream is None or isinstance(upstream, dict):
-                pass
-            case _:
-                raise ValueError("a router's state of another shape")
-        router = cls(stream, runtime)
-        cluster = router._cluster = runtime.snapshot.clusters.get(cluster_name)
-        if cluster is None:
-            raise ValueError(f"the cluster {cluster_name} is no longer there")
-        router._head = RequestHead.load(head)
-        router._timeout_s = timeout_s
-        router.request_ended = request_ended
-        router._request_trailers = None if request_trailers is None else Headers.load(request_trailers)
-        router._response_trailers = None if response_trailers is None else Headers.load(response_trailers)
-        router._avoid = [endpoint for endpoint in cluster.endpoints if endpoint.name in avoid]
-        router._connect_failures = connect_failures
-        router._retried = retried
-        router._held.whole = whole
-        if not all(isinstance(data, bytes) for data in held):
-            raise ValueError("what a router holds of a body is not bytes")
-        if len(socks) != (upstream is not None):
-            raise ValueError(f"{len(socks)} descriptors of endpoints came with a stream")
-        if upstream is not None:
-            router._upstream = UpstreamConnection.load(upstream, socks[0], cluster, router, router._pools, runtime)
-            router._endpoint = router._upstream.endpoint
-            router._endpoint.active += 1
-            cluster.stats.upstream_rq_active.add(1)
-            if router._upstream.raw:
-                router.tunnel = Tunnel(stream, router, router._upstream)
-        for data in held:
-            router._held.add(data)
-        return router
-
-    def resume(self) -> None:
-        """After `load`: read on, or connect; what was under pressure still is."""
-        upstream = self._upstream
-        if upstream is None:
-            if self._held.full:
-                self._pause_body()
-            self._attempt()
-            self.flush()
-            return
-        upstream.connection.start()
-        if upstream.connection.pressed:
-            self._pause_body()
-        if self._stream.manager.connection.pressed:
-            self._pause_upstream()

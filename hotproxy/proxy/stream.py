@@ -10,7 +10,7 @@ finish                         the end of every road: stats, access log; nothing
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from hotproxy.errors import (
     DIRECT_RESPONSE,
@@ -41,7 +41,7 @@ class Stream:
     """Lives from the first event of a request until `finish()`; its connection has one at a time."""
 
     __slots__ = (
-        "_ends_by_close", "_progress", "finished", "idle_timeout_s", "info", "listener", "manager", "request_read",
+        "_ends_by_close", "_taken", "finished", "idle_timeout_s", "info", "listener", "manager", "request_read",
         "response_started", "router", "runtime",
     )  # fmt: skip
 
@@ -56,7 +56,7 @@ class Stream:
         self.response_started = False
         self.finished = False
         self._ends_by_close = False  # the client takes the end of the connection for the end of the body
-        self._progress = -1  # bytes that both sides had taken when the idle timer last fired
+        self._taken = 0  # bytes that both sides had taken when the idle timer last fired
 
     @classmethod
     def begin(cls, manager: ConnectionManager, listener: HttpListener, runtime: Runtime) -> Stream:
@@ -252,7 +252,7 @@ class Stream:
         if upstream is not None:
             taken += upstream.tx_bytes
             pending += upstream.pending_bytes
-        before, self._progress = self._progress, taken
+        before, self._taken = self._taken, taken
         return pending > 0 and taken != before
 
     def _blame(self, reason: Reason) -> None:
@@ -281,43 +281,3 @@ class Stream:
         router, self.router = self.router, None
         if router is not None:
             router.detach()
-
-    # -- handoff
-
-    def dump(self) -> dict[str, object]:
-        """As msgpack values; its version is the connection's."""
-        return {
-            "info": self.info.dump(),
-            "idle_timeout_s": self.idle_timeout_s,
-            "request_read": self.request_read,
-            "response_started": self.response_started,
-            "ends_by_close": self._ends_by_close,
-            "router": self.router.dump() if self.router is not None else None,
-        }
-
-    @classmethod
-    def load(
-        cls, state: dict[str, object], manager: ConnectionManager, listener: HttpListener, runtime: Runtime
-    ) -> Stream:
-        """The inverse of `dump`: the request is counted already, only the gauge is this process's own.
-
-        The router comes last, when the connection is in place (`Router.load`). ValueError for another shape.
-        """
-        match state:
-            case {
-                "info": list(info) | tuple(info),
-                "idle_timeout_s": float(idle_timeout_s),
-                "request_read": bool(request_read),
-                "response_started": bool(response_started),
-                "ends_by_close": bool(ends_by_close),
-            }:
-                pass
-            case _:
-                raise ValueError("a stream's state of another shape")
-        stream = cls(manager, listener, runtime, StreamInfo.load(cast(list[object], list(info))))
-        stream.idle_timeout_s = idle_timeout_s
-        stream.request_read = request_read
-        stream.response_started = response_started
-        stream._ends_by_close = ends_by_close
-        listener.stats.downstream_rq_active.add(1)
-        return stream

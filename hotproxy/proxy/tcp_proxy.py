@@ -24,24 +24,19 @@ from hotproxy.errors import (
     Reason,
 )
 from hotproxy.net.connection import Connection
+from hotproxy.proxy import tcp_moving
 from hotproxy.proxy.byte_meter import ByteMeter, bytes_moved
 from hotproxy.proxy.filter_chain import DownstreamOwner, address_text
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import TcpListener
+from hotproxy.proxy.tcp_moving import CONNECTING, DONE, EARLY_BYTES, PIPING
 from hotproxy.telemetry.stream_info import StreamInfo
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.endpoint import Endpoint
 from hotproxy.upstream.pool import Connecting
 
-# What is held for a client while we connect: one read. Protocols in which the client speaks first send far less.
-EARLY_BYTES: Final = 64 * 1024
-
-DUMP_VERSION: Final = 1
-
-CONNECTING: Final = 0
-PIPING: Final = 1
+# The state in which it cannot move, and is not over either; the others are tcp_moving's.
 CLOSING: Final = 2
-DONE: Final = 3
 
 # Envoy's name for it (StreamInfo::LocalCloseReasons).
 _IDLE_DETAILS: Final = "tcp_session_idle_timeout"
@@ -91,32 +86,32 @@ class TcpProxy:
     """A `DownstreamConnection`. `owner` is told once, when both descriptors are closed."""
 
     __slots__ = (
-        "_attempt", "_cluster", "_down", "_early", "_early_disabled", "_endpoint", "_idle", "_info",
-        "_listener", "_meter", "_moved", "_open_legs", "_owner", "_runtime", "_tried", "_up", "state",
+        "_attempt", "_cluster", "_down", "_early", "_early_disabled", "_endpoint", "_frozen", "_idle", "_info",
+        "_listener", "_loaded", "_meter", "_moved", "_open_legs", "_owner", "_postponed", "_runtime", "_tried", "_up",
+        "state",
     )  # fmt: skip
 
-    kind: Final = "tcp"
+    kind: Final = tcp_moving.KIND
 
     def __init__(
-        self,
-        sock: socket.socket,
-        peer: str,
-        listener: TcpListener,
-        owner: DownstreamOwner,
-        runtime: Runtime,
-        loaded: StreamInfo | None = None,
+        self, sock: socket.socket, peer: str, listener: TcpListener, owner: DownstreamOwner, runtime: Runtime
     ) -> None:
-        """`loaded`: it came with a handoff, is counted already, and `load` makes its connections."""
+        info = StreamInfo(runtime.clock.wall_s(), runtime.clock.now_s())
+        info.listener = listener.name
+        info.cluster = listener.cluster
+        info.downstream_remote = peer
+        info.downstream_local = _local_text(sock)
         self.state = CONNECTING
         self._listener = listener
         self._runtime = runtime
-        self._info = loaded if loaded is not None else _begun(sock, peer, listener, runtime)
+        self._info = info
         self._owner: DownstreamOwner | None = owner
         self._cluster: Cluster | None = runtime.snapshot.clusters.get(listener.cluster)
         self._down = Leg(self, is_upstream=False)
         self._up = Leg(self, is_upstream=True)
         self._down.other = self._up
         self._up.other = self._down
+        self._down.connection = Connection(sock, self._down, runtime.loop, runtime.wheel, runtime.buffered)
         self._early = bytearray()  # from the client, while there is no endpoint yet
         self._early_disabled = False
         self._attempt: Connecting | None = None
@@ -126,16 +121,18 @@ class TcpProxy:
         self._moved = 0  # bytes of both directions when the idle timer was armed last
         self._meter = ByteMeter(listener.stats, self._cluster.stats if self._cluster is not None else None)
         self._open_legs = 0  # while CLOSING
-        if loaded is None:
-            self._down.connection = Connection(sock, self._down, runtime.loop, runtime.wheel, runtime.buffered)
-            listener.stats.downstream_cx_total.inc()
+        self._loaded = False  # comes from a dump, and has not been started
+        self._frozen = False  # on its way to another process
+        self._postponed: Reason | None = None  # why it was to be closed meanwhile
 
     def start(self) -> None:
         down = self._down.connection
         assert down is not None
-        if self._idle.armed:  # loaded
-            self._runtime.wheel.arm_at(self._idle, self._idle.deadline_s)
+        if self._loaded:
+            self._loaded = False
+            self._runtime.wheel.resume(self._idle, self)
         else:
+            self._listener.stats.downstream_cx_total.inc()
             self._arm_idle()
         if self.state == CONNECTING:
             self._connect()
@@ -288,6 +285,9 @@ class TcpProxy:
         """Goes on until its end or the deadline: nobody can tell where in its bytes it could stop."""
 
     def close(self, reason: Reason) -> None:
+        if self._frozen:
+            self._postponed = reason
+            return
         if reason is DRAIN_DEADLINE and self.state != DONE:
             self._listener.stats.downstream_cx_drain_close.inc()
         self._cut(reason.details, reason.flag)
@@ -360,48 +360,25 @@ class TcpProxy:
         self._down.drop()
         self._up.drop()
 
-    # -- handoff ------------------------------------------------------------------------------------------------
+    # -- handoff: see tcp_moving --------------------------------------------------------------------------------
 
-    @property
-    def movable(self) -> bool:
-        """Once it closes it ends by itself, in this process."""
-        return self.state in (CONNECTING, PIPING)
+    def freeze(self) -> bool:
+        return tcp_moving.freeze(self)
+
+    def socks(self) -> list[socket.socket]:
+        return tcp_moving.socks(self)
 
     def dump(self) -> dict[str, object]:
-        """The state of a `movable` connection. One that is connecting will connect anew where it is loaded."""
-        assert self.movable
-        down, up = self._down.connection, self._up.connection
-        assert down is not None
-        self._count()
-        return {
-            "kind": self.kind,
-            "version": DUMP_VERSION,
-            "info": self._info.dump(),
-            "endpoint": self._endpoint.name if up is not None and self._endpoint is not None else "",
-            "tried": [endpoint.name for endpoint in self._tried],
-            "early": bytes(self._early),
-            "idle_deadline_s": self._idle.deadline_s,
-            "counted": list(self._meter.counted),
-            "down": down.dump(),
-            "up": up.dump() if up is not None else None,
-        }
+        return tcp_moving.dump(self)
 
-    def detach(self) -> list[socket.socket]:
-        """After `dump`: forget the connection without ending it. The sockets are the caller's: client, then endpoint.
+    def thaw(self) -> None:
+        tcp_moving.thaw(self)
 
-        The owner hears nothing; counters that were moved on count where it is loaded.
-        """
-        socks = []
-        for leg in (self._down, self._up):
-            if leg.connection is not None:
-                socks.append(leg.connection.sock)
-                leg.connection.detach()
-        self._stop_connecting()
-        self.state = DONE
-        self._owner = None
-        self._leave_endpoint(moved=bool(socks[1:]))
-        self._let_go()
-        return socks
+    def release(self) -> None:
+        tcp_moving.release(self)
+
+    def discard(self) -> None:
+        tcp_moving.release(self)
 
     @classmethod
     def load(
@@ -412,72 +389,7 @@ class TcpProxy:
         owner: DownstreamOwner,
         runtime: Runtime,
     ) -> TcpProxy:
-        """The connection that `dump` described, not started. ValueError for a kind, version or shape it does not know;
-        then nothing has been counted, and the descriptors are still the caller's."""
-        if state.get("kind") != cls.kind or state.get("version") != DUMP_VERSION:
-            raise ValueError(f"a connection of kind {state.get('kind')!r}, version {state.get('version')!r}")
-        match state:
-            case {
-                "info": list() as info,
-                "endpoint": str() as endpoint,
-                "tried": list() as tried,
-                "early": bytes() as early,
-                "idle_deadline_s": float() as idle_deadline_s,
-                "counted": [int(down_rx), int(down_tx), int(up_rx), int(up_tx)],
-                "down": down_state,
-                "up": up_state,
-            }:
-                pass
-            case _:
-                raise ValueError("a TCP connection's state of another shape")
-        if len(socks) != (1 if up_state is None else 2):
-            raise ValueError(f"{len(socks)} descriptors came with the connection")
-        self = cls(socks[0], "", listener, owner, runtime, StreamInfo.load(info))
-        loop, wheel, buffered = runtime.loop, runtime.wheel, runtime.buffered
-        down = self._down.connection = Connection.load(socks[0], down_state, self._down, loop, wheel, buffered)
-        if up_state is not None:
-            try:
-                up = self._up.connection = Connection.load(socks[1], up_state, self._up, loop, wheel, buffered)
-            except ValueError:
-                down.detach()
-                raise
-            self.state = PIPING
-            if up.pressed:
-                down.read_disable()
-            if down.pressed:
-                up.read_disable()
-            self._find_endpoint(endpoint)
-        elif len(early) >= EARLY_BYTES:
-            self._early_disabled = True
-            down.read_disable()
-        self._meter.counted = [down_rx, down_tx, up_rx, up_tx]
-        self._tried = [each for each in self._endpoints() if each.name in tried]
-        self._early += early
-        buffered.add(len(early))
-        self._moved = self._bytes_moved()
-        self._idle.deadline_s = idle_deadline_s  # armed by `start`
-        return self
-
-    def _endpoints(self) -> Sequence[Endpoint]:
-        return self._cluster.endpoints if self._cluster is not None else ()
-
-    def _find_endpoint(self, name: str) -> None:
-        """Its endpoint may be gone from the config; the connection goes on, counted by the cluster if that is left."""
-        if self._cluster is None:
-            return
-        for endpoint in self._cluster.endpoints:
-            if endpoint.name == name:
-                self._use(endpoint, self._cluster)
-                return
-
-
-def _begun(sock: socket.socket, peer: str, listener: TcpListener, runtime: Runtime) -> StreamInfo:
-    info = StreamInfo(runtime.clock.wall_s(), runtime.clock.now_s())
-    info.listener = listener.name
-    info.cluster = listener.cluster
-    info.downstream_remote = peer
-    info.downstream_local = _local_text(sock)
-    return info
+        return tcp_moving.load(cls, state, socks, listener, owner, runtime)
 
 
 def _local_text(sock: socket.socket) -> str:

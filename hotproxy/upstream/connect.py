@@ -44,7 +44,9 @@ class ConnectRuntime(Protocol):
 class ConnectAttempt:
     """To one endpoint, at most `timeout_s` seconds (0 = as long as the kernel tries). Used once."""
 
-    __slots__ = ("_error", "_loop", "_owner", "_sock", "_timer", "_wheel", "deadline_s", "endpoint")
+    __slots__ = (
+        "_error", "_frozen", "_loop", "_owner", "_sock", "_timer", "_watched", "_wheel", "deadline_s", "endpoint",
+    )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, timeout_s: float, owner: ConnectOwner, runtime: ConnectRuntime) -> None:
         self.endpoint = endpoint
@@ -55,6 +57,8 @@ class ConnectAttempt:
         self._sock: socket.socket | None = None
         self._timer = Timer(self, "connect")
         self._error = ""
+        self._watched = False  # the loop tells when it is connected
+        self._frozen = False
 
     def start(self) -> None:
         family = self.endpoint.family
@@ -75,6 +79,21 @@ class ConnectAttempt:
         self._owner = None
         self._close()
 
+    def freeze(self) -> None:
+        """Report nothing until `thaw`; the kernel goes on connecting."""
+        self._frozen = True
+        self._timer.suspend()
+        if self._sock is not None and self._watched:
+            self._loop.remove_writer(self._sock.fileno())
+
+    def thaw(self) -> None:
+        self._frozen = False
+        self._wheel.resume(self._timer, self)
+        if self._error:
+            self._loop.call_soon(self._report_failure)
+        elif self._sock is not None and self._watched:
+            self._loop.add_writer(self._sock.fileno(), self._on_writable)
+
     def _connect(self, sock: socket.socket) -> None:
         try:
             code = sock.connect_ex(self.endpoint.sockaddr)
@@ -82,6 +101,7 @@ class ConnectAttempt:
             code = error.errno or errno.EINVAL
         if code in _IN_PROGRESS:
             # Also when it is connected already: it is writable at once, and reported in the next turn.
+            self._watched = True
             self._loop.add_writer(sock.fileno(), self._on_writable)
         elif code == errno.EAGAIN and self.endpoint.family == socket.AF_UNIX:
             # unix(7): the listener's queue is full, and nothing tells us when it no longer is.
@@ -124,7 +144,8 @@ class ConnectAttempt:
         self._loop.call_soon(self._report_failure)
 
     def _report_failure(self) -> None:
-        self._fail(CONNECT_FAILURE, self._error)
+        if not self._frozen:
+            self._fail(CONNECT_FAILURE, self._error)
 
     def _fail(self, reason: Reason, error: str) -> None:
         self._close()

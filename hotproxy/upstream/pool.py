@@ -14,6 +14,7 @@ from hotproxy.errors import CONNECT_TIMEOUT, Reason
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.connect import ConnectAttempt, ConnectOwner, ConnectRuntime
 from hotproxy.upstream.endpoint import Endpoint
+from hotproxy.upstream.moving import IdleRuntime, IdleUpstream, load_idle
 from hotproxy.upstream.upstream_connection import PoolRuntime, UpstreamConnection, UpstreamUser
 
 
@@ -39,6 +40,11 @@ class Connecting(Protocol):
     def start(self) -> None: ...
 
     def cancel(self) -> None: ...
+
+    def freeze(self) -> None:
+        """Report nothing until `thaw`, or for ever after a `cancel`."""
+
+    def thaw(self) -> None: ...
 
 
 class PoolConnect:
@@ -71,6 +77,12 @@ class PoolConnect:
             self._over()
             self._cluster.stats.upstream_cx_active.add(-1)
             self._cluster.stats.upstream_cx_destroy.inc()
+
+    def freeze(self) -> None:
+        self._attempt.freeze()
+
+    def thaw(self) -> None:
+        self._attempt.thaw()
 
     def on_connected(self, sock: socket.socket) -> None:
         user = self._over()
@@ -154,6 +166,35 @@ class Pools:
         for idle in list(self._idle.values()):
             while idle:
                 idle.pop().close()
+
+    # -- handoff
+
+    def freeze_idle(self, limit: int) -> list[IdleUpstream]:
+        """Take up to `limit` idle connections out, frozen: each must be thawed or released.
+
+        The ones used last first, of each endpoint. In the order in which `load_idle` and `start` must see them, so that
+        the stacks over there are in the same order.
+        """
+        taken: list[IdleUpstream] = []
+        for idle in self._idle.values():
+            room = limit - len(taken)
+            if room <= 0:
+                break
+            moving, idle[-room:] = idle[-room:], []
+            for upstream in moving:
+                if upstream.freeze():
+                    taken.append(IdleUpstream(upstream, self))
+                else:  # broken in this very turn
+                    idle.append(upstream)
+        return taken
+
+    def load_idle(self, state: object, sock: socket.socket, runtime: IdleRuntime) -> IdleUpstream:
+        """A connection that another process has dumped: counted as active, in no stack before it is started.
+
+        ValueError for a version or shape that this code does not know, and for an endpoint that the config no longer
+        has; nothing is counted then, and the descriptor is the caller's.
+        """
+        return load_idle(state, sock, self, runtime)
 
     @property
     def idle_count(self) -> int:

@@ -8,19 +8,24 @@ busy --release()--> idle --taken()--> busy        HTTP/1.1: one request at a tim
 from __future__ import annotations
 
 import socket
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from hotproxy.clock import Timer
 from hotproxy.config.address import Address
 from hotproxy.http.codec import Event, RequestHead, Violation
 from hotproxy.http.headers import Headers
 from hotproxy.http.http1_client import Http1ClientCodec
-from hotproxy.net.connection import OPEN, Connection, Gauge
+from hotproxy.net.connection import OPEN, Connection, ConnectionState, Gauge
+from hotproxy.net.saved_state import read_state
+from hotproxy.saved import saved_bool, saved_int, saved_record, saved_seconds, saved_text
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.connect import ConnectRuntime
 from hotproxy.upstream.endpoint import Endpoint
 
 DUMP_VERSION: Final = 1
+_KEYS: Final = frozenset(
+    ("version", "endpoint", "connection", "codec", "raw", "reused", "responded", "sent_before", "idle_deadline_s")
+)
 
 
 class UpstreamUser(Protocol):
@@ -75,7 +80,7 @@ class UpstreamConnection:
         sock: socket.socket,
         cluster: Cluster,
         endpoint: Endpoint,
-        user: UpstreamUser,
+        user: UpstreamUser | None,
         keeper: Keeper,
         runtime: PoolRuntime,
     ) -> None:
@@ -83,7 +88,7 @@ class UpstreamConnection:
         self.codec = Http1ClientCodec()
         self.cluster = cluster
         self.endpoint = endpoint
-        self.user: UpstreamUser | None = user
+        self.user = user  # None: idle
         self.local: str | None = None  # our own address as text, once somebody wanted to know
         self.raw = False  # behind a 101
         self.reused = False  # has carried a request before
@@ -234,10 +239,31 @@ class UpstreamConnection:
             self.cluster.stats.upstream_cx_tx_bytes_total.add(sent - self._tx_counted)
             self._tx_counted = sent
 
-    # -- handoff
+    # -- handoff: the connection alone; who uses it, or that nobody does, moves with `proxy/http_moving` or `moving`
+
+    def freeze(self) -> bool:
+        """Hear and send nothing until `thaw`. False: it is about to end by itself."""
+        if self._out or not self.connection.freeze():
+            return False
+        self._idle.suspend()
+        return True
+
+    def thaw(self) -> None:
+        """Go on; also the start of one that was loaded."""
+        self._wheel.resume(self._idle, self)
+        self.connection.thaw()
+
+    def leave(self) -> None:
+        """Close our copy of the descriptor: it lives on in another process, and has not ended."""
+        self._closed = True
+        self.user = None
+        self._idle.drop()
+        self.connection.leave()
+        self.cluster.stats.upstream_cx_active.add(-1)
 
     def dump(self) -> dict[str, object]:
-        """A busy connection, without its descriptor; idle ones stay behind and are closed. Flushed before."""
+        """Of a frozen connection, without its descriptor. Counts what has been sent and was not counted yet."""
+        self._count_sent()
         return {
             "version": DUMP_VERSION,
             "endpoint": self.endpoint.name,
@@ -247,43 +273,64 @@ class UpstreamConnection:
             "reused": self.reused,
             "responded": self.responded,
             "sent_before": self._sent_before,
+            "idle_deadline_s": self._idle.deadline_s,
         }
 
     @classmethod
     def load(
         cls,
-        state: dict[str, object],
+        record: UpstreamRecord,
         sock: socket.socket,
         cluster: Cluster,
-        user: UpstreamUser,
+        user: UpstreamUser | None,
         keeper: Keeper,
         runtime: PoolRuntime,
     ) -> UpstreamConnection:
-        """The inverse of `dump`, not started; ValueError for a version or shape it does not know."""
-        match state:
-            case {
-                "version": 1,
-                "endpoint": str(name),
-                "connection": dict(connection),
-                "codec": dict(codec),
-                "raw": bool(raw),
-                "reused": bool(reused),
-                "responded": bool(responded),
-                "sent_before": int(sent_before),
-            }:
-                pass
-            case _:
-                raise ValueError("an upstream connection's state of another version or shape")
-        endpoint = next((known for known in cluster.endpoints if known.name == name), None)
-        if endpoint is None:  # the new config no longer has it; the request that it is answering has
-            endpoint = Endpoint(Address.parse(name))
-        upstream = cls(sock, cluster, endpoint, user, keeper, runtime)
-        upstream.codec = Http1ClientCodec.load(codec)
-        upstream.connection = Connection.load(sock, connection, upstream, runtime.loop, runtime.wheel, runtime.buffered)
-        upstream.raw = raw
-        upstream.reused = reused
-        upstream.responded = responded
-        upstream._sent_before = sent_before
+        """The inverse of `dump`, not started; counted as active."""
+        upstream = cls(sock, cluster, record.endpoint, user, keeper, runtime)
+        upstream.codec = record.codec
+        upstream.connection = Connection.load(
+            sock, record.connection, upstream, runtime.loop, runtime.wheel, runtime.buffered
+        )
+        upstream.raw = record.raw
+        upstream.reused = record.reused
+        upstream.responded = record.responded
+        upstream._sent_before = record.sent_before
         upstream._tx_counted = upstream.connection.tx_bytes
+        upstream._idle.deadline_s = record.idle_deadline_s  # armed by `thaw`
         cluster.stats.upstream_cx_active.add(1)
         return upstream
+
+
+class UpstreamRecord(NamedTuple):
+    """What `dump` gave, with every value looked at."""
+
+    endpoint: Endpoint
+    connection: ConnectionState
+    codec: Http1ClientCodec
+    raw: bool
+    reused: bool
+    responded: bool
+    sent_before: int
+    idle_deadline_s: float
+
+
+def read_upstream(state: object, cluster: Cluster) -> UpstreamRecord:
+    """ValueError for a version or shape that this code does not know.
+
+    An endpoint that the config no longer has is made once more: the request that it is answering has it.
+    """
+    record = saved_record(state, "upstream connection", DUMP_VERSION, _KEYS)
+    name = saved_text(record, "endpoint")
+    endpoint = next((known for known in cluster.endpoints if known.name == name), None)
+    connection = read_state(record["connection"])
+    return UpstreamRecord(
+        endpoint or Endpoint(Address.parse(name)),
+        connection,
+        Http1ClientCodec.load(record["codec"]),
+        saved_bool(record, "raw"),
+        saved_bool(record, "reused"),
+        saved_bool(record, "responded"),
+        saved_int(record, "sent_before", connection["tx"]),
+        saved_seconds(record, "idle_deadline_s"),
+    )

@@ -19,15 +19,14 @@ from hotproxy.config import ConfigErrors, load, render_text
 from hotproxy.config.address import Address
 from hotproxy.config.model import Config
 from hotproxy.control import main as control_main
-from hotproxy.proxy import connection_manager, tcp_proxy
-from hotproxy.proxy.connection_manager import ConnectionManager
-from hotproxy.proxy.tcp_proxy import TcpProxy
+from hotproxy.proxy import http_moving, tcp_moving
 from hotproxy.restarter.digest import supervisor_code
 from hotproxy.restarter.frames import PROTOCOL_VERSION
 from hotproxy.restarter.hello import Deadlines, Hello, WantedAddress, WantedListener
 from hotproxy.shm.layout import LAYOUT_VERSION
 from hotproxy.shm.schema import to_wire
 from hotproxy.telemetry.log_format import LogFormat
+from hotproxy.upstream import moving as upstream_moving
 from hotproxy.worker import main as worker_main
 from hotproxy.worker.build import check_buildable, declare_stats
 from hotproxy.zygote.program import Birth, HeldSocket
@@ -59,7 +58,7 @@ class HotproxyProgram:
             protocol=PROTOCOL_VERSION,
             layout=LAYOUT_VERSION,
             supervisor_digest=supervisor_code(),
-            codecs={ConnectionManager.kind: connection_manager.DUMP_VERSION, TcpProxy.kind: tcp_proxy.DUMP_VERSION},
+            codecs={part.KIND: part.DUMP_VERSION for part in (http_moving, tcp_moving, upstream_moving)},
         )
 
     @staticmethod

@@ -5,27 +5,22 @@
 
 Sides: "down" is the client, "up" the first connection to an endpoint, "up2" the second one ...; "origin" speaks on
 the newest of them. What a side says or receives is bytes, or EOF, or RESET. ("time", seconds) lets time pass;
-("window", side, bytes) says how much a side takes from now on (None: everything); ("handoff",), ("drain",) and
-("deadline",) are what they say. The real `Connection`, codecs, timer wheel and statistics are at work; only the kernel
-is played.
+("window", side, bytes) says how much a side takes from now on (None: everything); ("handoff",) to another process,
+("rollback",) of one that fails before it is committed, ("drain",) and ("deadline",) are what they say. The real
+`Connection`, codecs, timer wheel and statistics are at work; only the kernel is played.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import random
-import socket
-from collections.abc import Callable, Sequence
-
-import msgpack
+from collections.abc import Sequence
+from typing import Final
 
 from hotproxy.clock import TimerWheel
 from hotproxy.config.address import Address
 from hotproxy.config.model import Route, VirtualHost
 from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT, DRAIN_DEADLINE
 from hotproxy.net.connection import OPEN
-from hotproxy.net.transfer import READ_BYTES
 from hotproxy.proxy.connection_manager import ConnectionManager
 from hotproxy.proxy.route import RouteTable
 from hotproxy.proxy.runtime import Runtime
@@ -40,9 +35,10 @@ from hotproxy.upstream.load_balancer import RoundRobin
 from hotproxy.upstream.pool import Pools
 from tests.kit.clock import FakeClock, pass_time
 from tests.kit.connection import FakeGauge
-
-EOF = "eof"
-RESET = "reset"
+from tests.kit.fake_sockets import EOF as EOF  # as its users know it
+from tests.kit.fake_sockets import RESET as RESET
+from tests.kit.fake_sockets import FakeLoop, FakeSocket
+from tests.kit.handoff import Handoff
 
 # Outcomes of connects, in the order in which they are tried; after the last one, all of them succeed.
 OK = "ok"
@@ -54,136 +50,6 @@ Step = tuple[object, ...]
 Received = tuple[str, bytes | str]
 
 
-class FakeSocket:
-    """A descriptor without a kernel: what the peer has sent waits in `inbox`, what the peer receives is reported."""
-
-    family = socket.AF_INET
-
-    def __init__(self, fd: int, name: str, report: Callable[[str, bytes | str], None]) -> None:
-        self.name = name
-        self.inbox: list[bytes | str] = []
-        self.window: int | None = None
-        self.closed = False
-        self.broken = False  # the peer has reset it
-        self._fd = fd
-        self._report = report
-        self._shut = False
-        self._reset_on_close = False
-
-    @property
-    def readable(self) -> bool:
-        return bool(self.inbox)
-
-    @property
-    def writable(self) -> bool:
-        return self.window is None or self.window > 0 or self.broken
-
-    def fileno(self) -> int:
-        return -1 if self.closed else self._fd
-
-    def receive(self) -> bytes | None:
-        assert not self.closed
-        if not self.inbox:
-            return None
-        first = self.inbox[0]
-        if first == EOF:
-            return b""
-        if first == RESET:
-            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-        assert isinstance(first, bytes)
-        if len(first) > READ_BYTES:
-            self.inbox[0] = first[READ_BYTES:]
-        else:
-            del self.inbox[0]
-        return first[:READ_BYTES]
-
-    def transmit(self, data: bytes) -> int:
-        assert not self.closed and not self._shut
-        if self.broken:
-            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-        taken = data if self.window is None else data[: self.window]
-        if not taken:
-            return 0
-        if self.window is not None:
-            self.window -= len(taken)
-        self._report(self.name, taken)
-        return len(taken)
-
-    def shutdown(self, how: int) -> None:
-        assert how == socket.SHUT_WR and not self.closed
-        if self.broken:
-            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-        self._shut = True
-        self._report(self.name, EOF)
-
-    def setsockopt(self, level: int, option: int, value: bytes | int) -> None:
-        if (level, option) == (socket.SOL_SOCKET, socket.SO_LINGER):
-            self._reset_on_close = True
-
-    def getsockname(self) -> tuple[str, int]:
-        return ("127.0.0.1", 80)
-
-    def close(self) -> None:
-        assert not self.closed, f"{self.name} is closed twice"
-        self.closed = True
-        if self._reset_on_close:
-            self._report(self.name, RESET)
-        elif not self._shut and not self.broken:
-            self._report(self.name, EOF)
-
-
-class FakeLoop:
-    """Readiness by looking at fake sockets."""
-
-    def __init__(self, sockets: dict[int, FakeSocket]) -> None:
-        self.readers: dict[int, Callable[[], None]] = {}
-        self.writers: dict[int, Callable[[], None]] = {}
-        self._soon: list[Callable[[], None]] = []
-        self._sockets = sockets
-
-    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
-        self.readers[fd] = callback
-
-    def remove_reader(self, fd: int) -> None:
-        del self.readers[fd]
-
-    def add_writer(self, fd: int, callback: Callable[[], None]) -> None:
-        self.writers[fd] = callback
-
-    def remove_writer(self, fd: int) -> None:
-        del self.writers[fd]
-
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        self._soon.append(callback)
-
-    def receive(self, fd: int) -> bytes | None:
-        return self._sockets[fd].receive()
-
-    def transmit(self, fd: int, data: bytes | bytearray) -> int:
-        return self._sockets[fd].transmit(bytes(data))
-
-    def is_quiet(self, fd: int) -> bool:
-        return not self._sockets[fd].readable
-
-    def run(self) -> None:
-        """Until nothing is ready any more."""
-        for _ in range(10_000):
-            busy = bool(self._soon)
-            soon, self._soon = self._soon, []
-            for callback in soon:
-                callback()
-            for fd, sock in list(self._sockets.items()):
-                if fd in self.readers and sock.readable:
-                    busy = True
-                    self.readers[fd]()
-                if fd in self.writers and sock.writable:
-                    busy = True
-                    self.writers[fd]()
-            if not busy:
-                return
-        raise AssertionError("the loop spins")
-
-
 class FakeConnect:
     """Stands in for `ConnectAttempt`: reports in the next turn what the script says."""
 
@@ -191,6 +57,8 @@ class FakeConnect:
         self._endpoint = endpoint
         self._play = play
         self._owner = owner
+        self._frozen = False
+        self._reported = False
 
     def start(self) -> None:
         self._play.connects_to.append(self._endpoint.name)
@@ -199,9 +67,17 @@ class FakeConnect:
     def cancel(self) -> None:
         self._owner = None
 
+    def freeze(self) -> None:
+        self._frozen = True
+
+    def thaw(self) -> None:
+        self._frozen = False
+        self._play.loop.call_soon(self._report)
+
     def _report(self) -> None:
-        if self._owner is None:
+        if self._owner is None or self._frozen or self._reported:
             return
+        self._reported = True
         outcome = self._play.outcomes.pop(0) if self._play.outcomes else OK
         if outcome == OK:
             self._owner.on_connected(self._play.new_socket())
@@ -234,6 +110,52 @@ class _Log:
         self.infos.append(info)
 
 
+ENDS: Final = (
+    ("http.web.downstream_cx_total", "http.web.downstream_cx_destroy"),
+    ("cluster.api.upstream_cx_total", "cluster.api.upstream_cx_destroy"),
+)
+STATS: Final = (*HttpStats.declare("web"), *ListenerStats.declare("web"), *ClusterStats.declare("api"))
+
+
+class Worker:
+    """What one process has."""
+
+    def __init__(
+        self,
+        play: Playbook,
+        endpoints: list[Endpoint],
+        routes: RouteTable,
+        request_headers_timeout_s: float,
+        keepalive_timeout_s: float,
+    ) -> None:
+        self.wheel = TimerWheel(play.clock)
+        self.loop = FakeLoop(play.sockets)
+        self.slab = Slab.private(list(STATS))
+        self.buffered = FakeGauge()
+        self.http = HttpStats(self.slab, "web")
+        self.upstream = ClusterStats(self.slab, "api")
+        timeouts = (request_headers_timeout_s, keepalive_timeout_s)
+        self.listener = HttpListener(
+            "web", routes, *timeouts, 0, self.http, ListenerStats(self.slab, "web"), play.log  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.cluster = Cluster("api", endpoints, RoundRobin(endpoints, _Random()), 1.0, 60.0, self.upstream)
+        self.pools = Pools(play.connector)
+        snapshot = Snapshot({"web": self.listener}, {"api": self.cluster}, self.pools)
+        self.runtime = Runtime(self.loop, self.wheel, play.clock, _Random(), self.buffered, snapshot)
+
+    def gauges(self) -> dict[str, int]:
+        """Those that are not zero."""
+        values = {stat.name: self.slab.gauge(stat.name).value for stat in STATS if stat.kind == GAUGE}
+        values["buffered"] = self.buffered.value
+        values["active"] = sum(endpoint.active for endpoint in self.cluster.endpoints)
+        return {name: value for name, value in values.items() if value}
+
+    def counters(self) -> dict[str, int]:
+        """Those that are not zero."""
+        values = {stat.name: self.slab.counter(stat.name).value for stat in STATS if stat.kind == COUNTER}
+        return {name: value for name, value in values.items() if value}
+
+
 class Playbook:
     """One client's connection and everything behind it."""
 
@@ -252,42 +174,43 @@ class Playbook:
         self.log = _Log()
         self.sockets: dict[int, FakeSocket] = {}
         self.closed = 0  # times that the listener was told
+        self.moved: list[object] = []  # the connections that it was told have moved
         self.received: list[Received] = []
         self._routes = routes
         self._endpoints = endpoints
         self._timeouts = (request_headers_timeout_s, keepalive_timeout_s)
         self._ups = 0
-        self._stats = [*HttpStats.declare("web"), *ListenerStats.declare("web"), *ClusterStats.declare("api")]
+        self._fds = 0
         self._totals: dict[str, int] = {}
-        self._build()
+        self._use(self.new_worker())
         self.client = self._socket("down")
         self.manager = ConnectionManager(self.client, peer, self.listener, self, self.runtime)  # type: ignore[arg-type]
         self.manager.start()
 
-    def _build(self) -> None:
-        """A worker of its own."""
-        self.wheel = TimerWheel(self.clock)
-        self.loop = FakeLoop(self.sockets)
-        self.slab = Slab.private(self._stats)
-        self.buffered = FakeGauge()
-        self.http = HttpStats(self.slab, "web")
-        self.upstream = ClusterStats(self.slab, "api")
+    def new_worker(self) -> Worker:
+        """A process of its own, for this playbook's client."""
         endpoints = [Endpoint(Address.parse(text)) for text in self._endpoints]
-        cluster = Cluster("api", endpoints, RoundRobin(endpoints, _Random()), 1.0, 60.0, self.upstream)
         table = RouteTable([VirtualHost("any", ("*",), tuple(self._routes))])
-        self.listener = HttpListener(
-            "web", table, *self._timeouts, 0, self.http, ListenerStats(self.slab, "web"), self.log  # type: ignore[arg-type]
-        )  # fmt: skip
-        self.cluster = cluster
-        self.pools = Pools(self._connector)
-        snapshot = Snapshot({"web": self.listener}, {"api": cluster}, self.pools)
-        self.runtime = Runtime(self.loop, self.wheel, self.clock, _Random(), self.buffered, snapshot)
+        return Worker(self, endpoints, table, *self._timeouts)
 
-    def _connector(self, endpoint: Endpoint, timeout_s: float, owner: object, runtime: object) -> FakeConnect:
+    def _use(self, worker: Worker) -> None:
+        """From now on it is this one that serves."""
+        self.worker = worker
+        self.wheel, self.loop, self.slab, self.buffered = worker.wheel, worker.loop, worker.slab, worker.buffered
+        self.http, self.upstream = worker.http, worker.upstream
+        self.listener, self.cluster, self.pools, self.runtime = (
+            worker.listener, worker.cluster, worker.pools, worker.runtime
+        )  # fmt: skip
+
+    def connector(self, endpoint: Endpoint, timeout_s: float, owner: object, runtime: object) -> FakeConnect:
         return FakeConnect(endpoint, self, owner)
 
+    def _new_fd(self) -> int:
+        self._fds += 1
+        return 100 + self._fds
+
     def _socket(self, name: str) -> FakeSocket:
-        fd = 100 + len(self.sockets)
+        fd = self._new_fd()
         sock = self.sockets[fd] = FakeSocket(fd, name, self._report)
         return sock
 
@@ -305,6 +228,9 @@ class Playbook:
     def on_connection_closed(self, connection: object) -> None:
         self.closed += 1
         assert self.closed == 1, "the listener was told twice"
+
+    def on_connection_moved(self, connection: object) -> None:
+        self.moved.append(connection)
 
     # -- playing
 
@@ -325,6 +251,8 @@ class Playbook:
             self.side(step[1]).window = step[2]  # type: ignore[assignment]
         elif kind == "handoff":
             self.hand_off()
+        elif kind == "rollback":
+            self.give_back()
         elif kind == "drain":
             self.manager.drain()
         elif kind == "deadline":
@@ -338,7 +266,8 @@ class Playbook:
     def find(self, name: object) -> FakeSocket | None:
         """This side's socket, if there is one already."""
         if name == "origin":
-            return max((sock for sock in self.sockets.values() if sock is not self.client), key=FakeSocket.fileno)
+            origins = [sock for sock in self.sockets.values() if sock.name != "down"]
+            return max(origins, key=lambda sock: (not sock.closed, sock.peer.number))
         return next((sock for sock in self.sockets.values() if sock.name == name), None)
 
     def side(self, name: object) -> FakeSocket:
@@ -352,20 +281,30 @@ class Playbook:
 
     def hand_off(self) -> None:
         """Everything goes on in another process: all that it knows is the dump."""
-        state = msgpack.unpackb(msgpack.packb(self.manager.dump()))
-        socks = self.manager.sockets
-        stream = self.manager.stream
-        self.manager.connection.detach()
-        if stream is not None and stream.router is not None:
-            if stream.router._upstream is not None:
-                stream.router._upstream.connection.detach()
-            if stream.router._pending is not None:
-                stream.router._pending.cancel()
-        self.pools.drain()
+        Handoff(self).commit()
+
+    def give_back(self) -> None:
+        """The other process fails before the move is committed: everything goes on in this one."""
+        Handoff(self).roll_back()
+
+    def dup(self, socks: Sequence[FakeSocket]) -> list[FakeSocket]:
+        """As another process gets them."""
+        copies = []
+        for sock in socks:
+            fd = self._new_fd()
+            copies.append(sock.dup(fd))
+            self.sockets[fd] = copies[-1]
+        return copies
+
+    def move_to(self, worker: Worker, manager: ConnectionManager) -> None:
+        """The old process has let go of everything."""
         self._add_totals()
-        self._build()
-        self.manager = ConnectionManager.load(state, socks, self.listener, self, self.runtime)
-        self.manager.start()
+        for fd, sock in list(self.sockets.items()):
+            if sock.closed and sock.peer.copies:
+                del self.sockets[fd]
+        self._use(worker)
+        self.manager = manager
+        self.client = self.side("down")
 
     def can_move(self) -> bool:
         """Is nothing breaking in this very moment (that ends by itself)?"""
@@ -379,20 +318,20 @@ class Playbook:
     # -- looking
 
     def _add_totals(self) -> None:
-        for stat in self._stats:
-            if stat.kind == COUNTER:
-                value = self.slab.counter(stat.name).value
-                self._totals[stat.name] = self._totals.get(stat.name, 0) + value
+        for name, value in self.worker.counters().items():
+            self._totals[name] = self._totals.get(name, 0) + value
 
     def count(self, name: str) -> int:
         """A counter, over all processes so far."""
         return self._totals.get(name, 0) + self.slab.counter(name).value
 
+    def counts(self) -> dict[str, int]:
+        """All counters that are not zero, over all processes so far."""
+        return {stat.name: count for stat in STATS if stat.kind == COUNTER and (count := self.count(stat.name))}
+
     def gauges(self) -> dict[str, int]:
         """Those that are not zero."""
-        values = {stat.name: self.slab.gauge(stat.name).value for stat in self._stats if stat.kind == GAUGE}
-        values["buffered"] = self.buffered.value
-        return {name: value for name, value in values.items() if value}
+        return self.worker.gauges()
 
     def ended(self) -> tuple[tuple[str, ...], str, int]:
         """Of the last stream that finished: flags, details, status."""
@@ -418,5 +357,6 @@ class Playbook:
         assert not open_, f"still open: {open_}"
         assert not self.loop.readers and not self.loop.writers
         assert self.gauges() == {}
-        assert [endpoint.active for endpoint in self.cluster.endpoints] == [0] * len(self.cluster.endpoints)
+        for begun, over in ENDS:
+            assert self.count(begun) == self.count(over), begun
         assert len(self.log.infos) == self.count("http.web.downstream_rq_total"), "streams begun and finished"

@@ -22,6 +22,7 @@ from hotproxy.net.connection import (
     OPEN,
     Connection,
 )
+from hotproxy.net.saved_state import read_state
 from tests.kit.clock import FakeClock, pass_time
 from tests.kit.connection import FakeGauge
 from tests.kit.loop import FakeLoop
@@ -440,7 +441,83 @@ def test_dump_and_load_carry_the_connection_on(bench, sent, half_closed):
 def test_another_version_is_refused(bench):
     state = {**bench.connection.dump(), "version": 2}
     with pytest.raises(ValueError, match="version"):
-        Connection.load(bench.connection.sock, state, bench.owner, bench.loop, bench.wheel, bench.gauge)
+        read_state(state)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rx": -1}, {"rx": None}, {"tx": 1 << 62}, {"tx": True}, {"read_closed": 1}, {"pending": "text"}, {"more": 1},
+        {"write_closed": True, "pending": b"x"}, {"write_closed": True, "shut_after_flush": True},
+        {"shut_after_flush": True}, {"pressed": True}, {"pending": bytes(HIGH_WATERMARK_BYTES + 1)},
+    ],
+    ids=lambda change: ",".join(change),
+)  # fmt: skip
+def test_a_state_that_no_connection_can_be_in_is_refused(bench, change):
+    with pytest.raises(ValueError):
+        read_state({**bench.connection.dump(), **change})
+
+
+@pytest.mark.parametrize("what", ["every", "version", "rx", "pending"])
+def test_so_is_one_that_lacks_something(bench, what):
+    state = {} if what == "every" else {k: v for k, v in bench.connection.dump().items() if k != what}
+    with pytest.raises(ValueError):
+        read_state(state)
+    with pytest.raises(ValueError):
+        read_state([state])
+
+
+def test_a_frozen_connection_is_not_watched_and_goes_on_where_it_was(bench):
+    bench.connection.start()
+    data = random.Random(4).randbytes(4_000_000)
+    bench.connection.write(data)
+    assert bench.connection.freeze()
+    assert not bench.loop.readers and not bench.loop.writers
+    before = bench.connection.dump()
+    bench.peer.sendall(b"meanwhile")
+    received = bench.read_all(1)
+    bench.loop.run()
+    assert bench.owner.heard == [True]  # from inside `write`
+    assert bench.connection.dump() == before
+    bench.connection.thaw()
+    received += bench.read_all(len(data) - len(received))
+    bench.loop.run()
+    assert received == data
+    assert b"meanwhile" in bench.owner.heard
+
+
+def test_a_reader_that_was_disabled_still_is_afterwards(bench):
+    bench.connection.start()
+    bench.connection.read_disable()
+    assert bench.connection.freeze()
+    bench.connection.thaw()
+    assert not bench.loop.readers
+    bench.connection.read_enable()
+    assert bench.loop.readers
+
+
+def test_only_an_open_connection_freezes(bench):
+    """The others end by themselves: flushing, lingering, or broken until the next turn."""
+    bench.connection.start()
+    reset(bench.peer)
+    bench.connection.write(b"x")
+    assert bench.connection.state == BROKEN
+    assert not bench.connection.freeze()
+    bench.loop.run()
+    assert not bench.connection.freeze()
+
+
+def test_leaving_ends_nothing(bench):
+    bench.connection.start()
+    copy = bench.connection.sock.dup()
+    assert bench.connection.freeze()
+    bench.connection.leave()
+    assert bench.connection.state == CLOSED and bench.owner.heard == []
+    bench.peer.sendall(b"still there?")
+    assert copy.recv(100) == b"still there?"
+    copy.sendall(b"yes")
+    assert bench.peer.recv(100) == b"yes"
+    copy.close()
 
 
 def test_a_body_through_a_slow_reader_is_bounded_by_the_watermarks():

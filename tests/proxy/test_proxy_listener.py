@@ -46,6 +46,16 @@ class FakeTerminal:
         self.sock.close()
         self.owner.on_connection_closed(self)
 
+    def release(self):
+        self.sock.close()
+        self.owner.on_connection_moved(self)
+
+    @classmethod
+    def load(cls, state, socks, listener, owner, runtime):
+        if state != {"kind": "tcp"}:
+            raise ValueError("another kind")
+        return cls(socks[0], "", listener, owner, runtime)
+
 
 class Bench:
     def __init__(self, limit: int = 1000, max_connections: int = 0) -> None:
@@ -354,3 +364,33 @@ def test_ending_twice_is_a_bug(make):
     connection.end()
     with pytest.raises(KeyError):
         bench.listener.on_connection_closed(connection)
+
+
+def test_a_connection_moves_from_listener_to_listener(make):
+    """Gauges and places go along, totals stay: neither side counts it as begun or ended."""
+    old, new = make(limit=2), make(limit=2, max_connections=1)
+    sock = old.add_socket()
+    old.listener.start_accepting()
+    old.connect(sock, 2)
+    old.loop.run()
+    moving = old.connections
+    loaded = [new.listener.adopt({"kind": "tcp"}, [each.sock.dup()]) for each in moving]
+    assert all(each.heard == [] for each in loaded)  # whoever adopts starts them
+    assert new.admission.paused and new.counts() == {"active": 2}
+    for each in moving:
+        each.release()
+    assert old.connections == [] and old.counts() == {"total": 2}
+    assert not old.admission.paused
+    old.stats.downstream_cx_destroy.add(2)  # where they end is where they are counted
+    for each in loaded:
+        each.end()
+    assert new.counts() == {"destroy": 2}
+    new.stats.downstream_cx_total.add(2)
+
+
+def test_one_that_is_refused_leaves_nothing_behind(make):
+    bench = make()
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(ValueError, match="another kind"):
+        bench.listener.adopt({"kind": "http1"}, [ours])
+    assert bench.counts() == {} and bench.connections == [] and bench.admission.open == 0

@@ -18,6 +18,7 @@ from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import Snapshot, TcpListener
 from hotproxy.proxy.tcp_proxy import EARLY_BYTES, Leg, TcpProxy
 from hotproxy.shm.cells import Slab
+from hotproxy.shm.schema import COUNTER
 from hotproxy.telemetry.stats import ClusterStats, ListenerStats, TcpStats
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.connect import ConnectAttempt
@@ -25,6 +26,7 @@ from hotproxy.upstream.endpoint import Endpoint
 from hotproxy.upstream.pool import Pools
 from tests.kit.clock import FakeClock, pass_time
 from tests.kit.connection import FakeGauge
+from tests.kit.handoff import add
 from tests.kit.loop import FakeLoop
 
 IDLE_S = 60.0
@@ -53,7 +55,8 @@ class Process:
 
     def __init__(self, clock: FakeClock, endpoints: list[str], attempts: int = 3, cluster: str = "db") -> None:
         stats = ListenerStats.declare("in") + TcpStats.declare("in") + ClusterStats.declare("db")
-        slab = Slab.private(stats)
+        slab = self.slab = Slab.private(stats)
+        self.declared = [stat for stat in stats if stat.kind == COUNTER]
         self.clock = clock
         self.wheel = TimerWheel(clock)
         self.loop = FakeLoop()
@@ -69,9 +72,26 @@ class Process:
         snapshot = Snapshot({"in": self.listener}, clusters, Pools())
         self.runtime = Runtime(self.loop, self.wheel, clock, random.Random(1), self.gauge, snapshot)
         self.ended: list[TcpProxy] = []
+        self.moved: list[TcpProxy] = []
 
     def on_connection_closed(self, connection: TcpProxy) -> None:
         self.ended.append(connection)
+
+    def on_connection_moved(self, connection: TcpProxy) -> None:
+        self.moved.append(connection)
+
+    def gauges(self) -> dict[str, int]:
+        """Those that are not zero."""
+        values = {
+            "buffered": self.gauge.value,
+            "upstream_cx_active": self.stats.upstream_cx_active.value,
+            "endpoints": sum(endpoint.active for endpoint in self.endpoints),
+        }
+        return {name: value for name, value in values.items() if value}
+
+    def counters(self) -> dict[str, int]:
+        """Those that are not zero."""
+        return {stat.name: value for stat in self.declared if (value := self.slab.counter(stat.name).value)}
 
     def assert_clean(self) -> None:
         assert not self.loop.readers and not self.loop.writers
@@ -118,15 +138,38 @@ class Bench:
         pass_time(self.clock, self.process.wheel, seconds)
         self.turn()
 
-    def move(self) -> None:
-        """Hand the connection to another process, by way of msgpack."""
+    def move(self, commit: bool = True) -> None:
+        """Hand the connection to another process, by way of msgpack; or have it back from there."""
+        old, before = self.process, self.process.gauges()
+        assert self.proxy.freeze()
+        assert not self.proxy.freeze()
+        assert not old.loop.readers and not old.loop.writers
+        assert old.gauges() == before
         state = msgpack.unpackb(msgpack.packb(self.proxy.dump()))
-        socks = self.proxy.detach()
-        self.process.assert_clean()
-        self.process = Process(self.clock, self.texts)
-        self.processes.append(self.process)
-        self.proxy = TcpProxy.load(state, socks, self.process.listener, self.process, self.process.runtime)
-        self.proxy.start()
+        counters = old.counters()
+        new = Process(self.clock, self.texts)
+        socks = [sock.dup() for sock in self.proxy.socks()]
+        loaded = TcpProxy.load(state, socks, new.listener, new, new.runtime)
+        connecting = {} if state["up"] else {"upstream_cx_active": 1, "endpoints": 1}
+        assert add(new.gauges(), connecting) == before
+        assert not new.loop.readers and not new.loop.writers
+        assert not loaded.freeze()
+        if not commit:
+            loaded.discard()
+            assert new.moved == [loaded]
+            new.assert_clean()
+            self.proxy.thaw()
+            assert old.gauges() == before
+        else:
+            self.proxy.release()
+            assert old.moved == [self.proxy]
+            old.assert_clean()
+            self.proxy, self.process = loaded, new
+            self.processes.append(new)
+            self.proxy.start()
+            assert new.gauges() == before
+        destroyed = {"cluster.db.upstream_cx_destroy": 1} if commit and not state["up"] else {}
+        assert old.counters() == add(counters, destroyed)
 
     @property
     def info(self):
@@ -143,6 +186,11 @@ class Bench:
         assert len(self.process.log.lines) == 1
         for process in self.processes:
             process.assert_clean()
+        begun, over = (
+            sum(process.counters().get(f"cluster.db.upstream_cx_{name}", 0) for process in self.processes)
+            for name in ("total", "destroy")
+        )
+        assert begun == over
 
 
 @pytest.fixture
@@ -453,16 +501,17 @@ CONVERSATION = [
 ]
 
 
+@pytest.mark.parametrize("commit", [True, False], ids=["commit", "rollback"])
 @pytest.mark.parametrize("at", range(len(CONVERSATION)))
 @pytest.mark.parametrize("family", ["tcp", "unix"])
-def test_it_can_be_moved_at_every_point_of_a_conversation(make, family, at):
+def test_it_can_be_moved_at_every_point_of_a_conversation(make, family, at, commit):
     bench = make(family)
     bench.start()
     upstream = bench.connect()
     heard = {"client": b"", "upstream": b""}
     for step, (who, data) in enumerate(CONVERSATION):
         if step == at:
-            bench.move()
+            bench.move(commit)
         speaker, listener = (bench.client, upstream) if who == "client" else (upstream, bench.client)
         if data is None:
             speaker.shutdown(socket.SHUT_WR)
@@ -478,7 +527,7 @@ def test_it_can_be_moved_at_every_point_of_a_conversation(make, family, at):
     for name in ("rx", "tx"):
         counted = [getattr(p.tcp_stats, f"downstream_cx_{name}_bytes_total").value for p in bench.processes]
         assert sum(counted) == {"rx": 13, "tx": 11}[name]
-    assert [len(process.log.lines) for process in bench.processes] == [0, 1]
+    assert [len(process.log.lines) for process in bench.processes] == ([0, 1] if commit else [1])
 
 
 def test_it_can_be_moved_while_it_connects(make):

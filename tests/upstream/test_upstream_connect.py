@@ -195,3 +195,72 @@ def test_a_socket_connected_to_itself_is_a_refusal():
         itself.connect(itself.getsockname())
         assert _is_connected_to_itself(itself)
         assert not _is_connected_to_itself(spare)
+
+
+def test_a_frozen_connect_reports_nothing_and_goes_on_when_it_thaws(bench, listening):
+    _, text = listening
+    attempt = bench.attempt(text)
+    attempt.start()
+    attempt.freeze()
+    bench.loop.run()
+    assert bench.owner.heard == [] and not bench.loop.writers
+    pass_time(bench.clock, bench.wheel, 0.5)
+    attempt.thaw()
+    bench.loop.run()
+    (sock,) = bench.owner.heard
+    assert isinstance(sock, socket.socket)
+
+
+def test_its_deadline_is_that_of_before(bench, listening):
+    _, text = listening
+    attempt = bench.attempt(text)
+    attempt.start()
+    attempt.freeze()
+    pass_time(bench.clock, bench.wheel, 5.0)
+    assert bench.owner.heard == []
+    bench.loop.add_writer = lambda fd, callback: None  # the SYN is never answered
+    attempt.thaw()
+    pass_time(bench.clock, bench.wheel, 0.1)
+    assert [reason for reason, _ in bench.owner.heard] == [CONNECT_TIMEOUT]
+
+
+def test_a_failure_that_was_about_to_be_told_is_told_once(bench, closed_port):
+    attempt = bench.attempt("unix:/nowhere/at/all")
+    attempt.start()
+    attempt.freeze()
+    bench.loop.run()
+    assert bench.owner.heard == []
+    attempt.thaw()
+    attempt.freeze()
+    attempt.thaw()
+    bench.loop.run()
+    assert [reason for reason, _ in bench.owner.heard] == [CONNECT_FAILURE]
+
+
+def test_a_frozen_connect_can_be_cancelled(bench, listening):
+    _, text = listening
+    attempt = bench.attempt(text)
+    attempt.start()
+    attempt.freeze()
+    attempt.cancel()
+    bench.loop.run()
+    assert bench.owner.heard == []
+
+
+def test_one_that_waits_for_room_in_a_queue_goes_on_waiting(bench, tmp_path):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(0)
+        with socket.socket(socket.AF_UNIX) as first:
+            first.connect(str(tmp_path / "s"))
+            attempt = bench.attempt(f"unix:{tmp_path}/s")
+            attempt.start()
+            attempt.freeze()
+            pass_time(bench.clock, bench.wheel, 0.2)
+            listener.accept()[0].close()
+            assert bench.owner.heard == []
+            attempt.thaw()
+            pass_time(bench.clock, bench.wheel, 0.1)
+            bench.loop.run()
+    (sock,) = bench.owner.heard
+    assert isinstance(sock, socket.socket)
