@@ -10,7 +10,6 @@ RFC 9112 sections 6 and 7.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Final
 
 from hotproxy.http.codec import CHUNKED, END, LENGTH, NO_BODY, UNTIL_CLOSE, Data, Event, Trailers, Violation
@@ -25,12 +24,15 @@ from hotproxy.http.syntax import (
     field_block_violation,
     split_fields,
 )
-from hotproxy.saved import saved_int
+from hotproxy.saved import saved_int, saved_part
 
 _SIZE: Final = 0
 _DATA: Final = 1
 _DATA_END: Final = 2
 _TRAILERS: Final = 3
+
+_DECODER_KEYS: Final = frozenset(("framing", "remaining", "step"))
+_ENCODER_KEYS: Final = frozenset(("framing", "remaining"))
 
 # A size of 16 digits and an extension. Nobody uses extensions; without a bound a sender makes us read 1 MB of them for
 # each byte of data (CVE-2023-39326).
@@ -152,13 +154,29 @@ class BodyDecoder:
             events.append(last)
         return position
 
+    @property
+    def framing(self) -> int:
+        return self._framing
+
+    @property
+    def remaining(self) -> int:
+        """Bytes until the end of the body, or of the current chunk."""
+        return self._remaining
+
     def dump(self) -> dict[str, object]:
         return {"framing": self._framing, "remaining": self._remaining, "step": self._step}
 
     @classmethod
-    def load(cls, state: Mapping[str, object]) -> BodyDecoder:
-        decoder = cls(saved_int(state, "framing", UNTIL_CLOSE), saved_int(state, "remaining", MAX_LENGTH))
-        decoder._step = saved_int(state, "step", _TRAILERS)
+    def load(cls, state: object) -> BodyDecoder:
+        record = saved_part(state, "body", _DECODER_KEYS)
+        decoder = cls(saved_int(record, "framing", UNTIL_CLOSE), saved_int(record, "remaining", MAX_LENGTH))
+        decoder._step = saved_int(record, "step", _TRAILERS)
+        if decoder._framing != CHUNKED and decoder._step != _SIZE:
+            raise ValueError("step: of a body without chunks")
+        if decoder._framing in (NO_BODY, UNTIL_CLOSE) and decoder._remaining:
+            raise ValueError("remaining: of a body without length")
+        if decoder._framing == CHUNKED and (decoder._step == _DATA) != (decoder._remaining > 0):
+            raise ValueError("remaining: not of a chunk")
         return decoder
 
 
@@ -193,12 +211,21 @@ class BodyEncoder:
             raise ValueError(f"the body ends {self._remaining} bytes short of what was announced")
         return b""
 
+    @property
+    def framing(self) -> int:
+        return self._framing
+
+    @property
+    def remaining(self) -> int:
+        return self._remaining
+
     def dump(self) -> dict[str, object]:
         return {"framing": self._framing, "remaining": self._remaining}
 
     @classmethod
-    def load(cls, state: Mapping[str, object]) -> BodyEncoder:
-        return cls(saved_int(state, "framing", UNTIL_CLOSE), saved_int(state, "remaining", MAX_LENGTH))
+    def load(cls, state: object) -> BodyEncoder:
+        record = saved_part(state, "out", _ENCODER_KEYS)
+        return cls(saved_int(record, "framing", UNTIL_CLOSE), saved_int(record, "remaining", MAX_LENGTH))
 
 
 def _chunk_size(line: bytes) -> int | Violation:

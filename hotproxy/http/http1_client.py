@@ -18,7 +18,7 @@ from hotproxy.http.head_parser import HeadParser
 from hotproxy.http.headers import Headers
 from hotproxy.http.kernel import PARSER, encode_head
 from hotproxy.http.syntax import MAX_HEAD_BYTES, incomplete_head_violation
-from hotproxy.saved import saved_bool, saved_bytes, saved_int, saved_map, saved_record
+from hotproxy.saved import saved_bool, saved_bytes, saved_int, saved_record
 
 KIND: Final = "http1_client"
 VERSION: Final = 1
@@ -222,6 +222,40 @@ class Http1ClientCodec:
 
     # Moving
 
+    @property
+    def receiving(self) -> BodyDecoder:
+        return self._body
+
+    @property
+    def sending(self) -> BodyEncoder:
+        return self._out
+
+    @property
+    def awaits_head(self) -> bool:
+        """The final head has not come yet."""
+        return self._state == _HEAD
+
+    @property
+    def is_answering(self) -> bool:
+        """A request is under way, and its response has not ended."""
+        return self._state in (_HEAD, _BODY)
+
+    @property
+    def is_raw(self) -> bool:
+        return self._state == _RAW
+
+    @property
+    def request_sent(self) -> bool:
+        return self._request_sent
+
+    @property
+    def to_head(self) -> bool:
+        return self._to_head
+
+    @property
+    def upgrade_wanted(self) -> bool:
+        return self._upgrade_wanted
+
     def dump(self) -> dict[str, object]:
         return {
             "kind": KIND,
@@ -246,9 +280,9 @@ class Http1ClientCodec:
         codec._state = saved_int(state, "state", _BROKEN)
         codec._buffer = saved_bytes(state, "buffer")
         codec._eof = saved_bool(state, "eof")
-        codec._body = BodyDecoder.load(saved_map(state, "body"))
+        codec._body = BodyDecoder.load(state["body"])
         codec._interim = saved_int(state, "interim", MAX_INTERIM_RESPONSES + 1)
-        codec._out = BodyEncoder.load(saved_map(state, "out"))
+        codec._out = BodyEncoder.load(state["out"])
         codec._request_sent = saved_bool(state, "request_sent")
         codec._to_head = saved_bool(state, "to_head")
         codec._upgrade_wanted = saved_bool(state, "upgrade_wanted")

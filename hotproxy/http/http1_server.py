@@ -35,7 +35,7 @@ from hotproxy.http.syntax import (
     TOKEN_CHARS,
     incomplete_head_violation,
 )
-from hotproxy.saved import saved_bool, saved_bytes, saved_int, saved_map, saved_record
+from hotproxy.saved import saved_bool, saved_bytes, saved_int, saved_record
 
 KIND: Final = "http1_server"
 VERSION: Final = 1
@@ -247,6 +247,39 @@ class Http1ServerCodec:
 
     # Moving
 
+    @property
+    def receiving(self) -> BodyDecoder:
+        return self._body
+
+    @property
+    def sending(self) -> BodyEncoder:
+        return self._out
+
+    @property
+    def is_between_requests(self) -> bool:
+        """No head has come yet, though perhaps a part of one."""
+        return self._state == _HEAD
+
+    @property
+    def is_complete(self) -> bool:
+        return self._state == _COMPLETE
+
+    @property
+    def is_raw(self) -> bool:
+        return self._state == _RAW
+
+    @property
+    def is_without_body(self) -> bool:
+        return self._without_body
+
+    @property
+    def answering_head(self) -> bool:
+        return self._answering_head
+
+    @property
+    def client_version(self) -> int:
+        return self._client_version
+
     def dump(self) -> dict[str, object]:
         return {
             "kind": KIND,
@@ -273,13 +306,19 @@ class Http1ServerCodec:
         codec._buffer = saved_bytes(state, "buffer")
         codec._blank_lines = saved_int(state, "blank_lines", MAX_BLANK_LINES)
         codec._eof = saved_bool(state, "eof")
-        codec._body = BodyDecoder.load(saved_map(state, "body"))
+        codec._body = BodyDecoder.load(state["body"])
         codec._answering_head = saved_bool(state, "answering_head")
         codec._client_version = saved_int(state, "client_version", HTTP_1_1)
         codec._client_keep_alive = saved_bool(state, "client_keep_alive")
-        codec._out = BodyEncoder.load(saved_map(state, "out"))
+        codec._out = BodyEncoder.load(state["out"])
         codec._without_body = saved_bool(state, "without_body")
         codec._keep_alive = saved_bool(state, "keep_alive")
+        if codec._client_version not in (HTTP_1_0, HTTP_1_1):
+            raise ValueError(f"client_version: there is no version {codec._client_version}")
+        body = codec._body
+        unfinished = body.framing == CHUNKED or (body.framing == LENGTH and body.remaining > 0)
+        if codec._state == _BODY and not unfinished:
+            raise ValueError("body: it has ended, or never will")
         return codec
 
 

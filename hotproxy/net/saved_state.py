@@ -7,7 +7,9 @@ from typing import Final
 from hotproxy.net.connection import DUMP_VERSION, HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES, ConnectionState
 from hotproxy.saved import MAX_COUNT, saved_bool, saved_bytes, saved_int, saved_record
 
-_KEYS: Final = frozenset(ConnectionState.__annotations__)
+_KEYS: Final = frozenset(
+    ("version", "rx", "tx", "read_closed", "write_closed", "shut_after_flush", "pressed", "pending")
+)
 
 
 def read_state(state: object) -> ConnectionState:

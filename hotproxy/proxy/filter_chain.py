@@ -15,6 +15,7 @@ Gauges move with it: `load` adds what `release` takes away. Totals stay where th
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
@@ -119,4 +120,5 @@ def address_text(address: object) -> str:
         return f"[{host}]:{port}"
     if isinstance(address, bytes):  # an abstract unix socket
         return "@" + address[1:].decode("utf-8", "replace")
-    return str(address) if address else ""
+    # The path of a unix socket is any bytes: what is not UTF-8 is not packed into a record either.
+    return os.fsencode(str(address)).decode("utf-8", "replace") if address else ""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hotproxy.http.codec import RequestHead
 from hotproxy.http.headers import Headers
+from hotproxy.http.http1_exchange import check_exchange, check_fields, check_request
 from hotproxy.http.http1_server import Http1ServerCodec
 from hotproxy.net.connection import Connection, ConnectionState
 from hotproxy.net.saved_state import read_state
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
 
 KIND: Final = "http1"
 DUMP_VERSION: Final = 1
-_LAST_PHASE: Final = 4  # of ConnectionManager's
+_BUSY: Final = 2  # of ConnectionManager's phases
+_LAST_PHASE: Final = 4
 
 _KEYS: Final = frozenset(
     (
@@ -251,25 +253,60 @@ def _read(state: object, listener: HttpListener, runtime: Runtime) -> _Record:
     record = saved_record(state, KIND, DUMP_VERSION, _KEYS)
     if saved_text(record, "listener") != listener.name:
         raise ValueError("a connection of another listener")
+    peer = saved_text(record, "peer")
+    if not peer.isprintable():  # it becomes a field's value
+        raise ValueError("peer: not an address")
     connection = read_state(record["connection"])
-    stream = record["stream"]
+    codec = Http1ServerCodec.load(record["codec"])
+    phase = saved_int(record, "phase", _LAST_PHASE)
+    stream = None if record["stream"] is None else _read_stream(record["stream"], runtime)
+    if (phase == _BUSY) != (stream is not None):
+        raise ValueError("phase: not that of a connection with a stream, or without one")
+    if stream is not None:
+        _check_stream(stream, codec)
+    elif not codec.is_between_requests:
+        raise ValueError("a request without a stream")
     return _Record(
-        saved_text(record, "peer"),
+        peer,
         connection,
-        Http1ServerCodec.load(record["codec"]),
-        saved_int(record, "phase", _LAST_PHASE),
+        codec,
+        phase,
         saved_seconds(record, "phase_deadline_s"),
         saved_seconds(record, "idle_deadline_s"),
         saved_seconds(record, "response_deadline_s"),
         saved_int(record, "sent", connection["tx"]),
-        None if stream is None else _read_stream(stream, runtime),
+        stream,
     )
+
+
+def _check_stream(stream: _StreamRecord, codec: Http1ServerCodec) -> None:
+    """Do the parts of the record agree?"""
+    router, upstream = stream.router, stream.router.upstream
+    ended = router.request_ended
+    if stream.request_read != ended:
+        raise ValueError("request_read: it is passed on as soon as it is read")
+    held_bytes = sum(map(len, router.held))
+    if router.held and not router.whole:
+        raise ValueError("held: a part of a body that is not held")
+    check_request(codec, router.head, ended, held_bytes if router.whole else None)
+    if upstream is not None:
+        raw = upstream.raw
+        check_exchange(codec, upstream.codec, router.head, ended, stream.response_started, raw)
+        if raw and not stream.response_started:
+            raise ValueError("a tunnel without an answer")
+        if upstream.idle_deadline_s:
+            raise ValueError("a busy connection that is idle")
+    elif stream.response_started or not router.whole:
+        raise ValueError("an answer from nowhere, or a body that cannot be sent any more")
 
 
 def _read_stream(state: object, runtime: Runtime) -> _StreamRecord:
     record = saved_part(state, "stream", _STREAM_KEYS)
+    info = StreamInfo.load(saved_list(record, "info"))
+    if info.start_s > runtime.clock.now_s():
+        raise ValueError("a stream that has not begun yet")
     return _StreamRecord(
-        StreamInfo.load(saved_list(record, "info")),
+        info,
         saved_seconds(record, "idle_timeout_s"),
         saved_bool(record, "request_read"),
         saved_bool(record, "response_started"),
@@ -303,7 +340,11 @@ def _read_router(state: object, runtime: Runtime) -> _RouterRecord:
 
 
 def _read_trailers(state: object) -> Headers | None:
-    return None if state is None else Headers.load(state)
+    if state is None:
+        return None
+    fields = Headers.load(state)
+    check_fields(fields=fields)
+    return fields
 
 
 # -- the new side

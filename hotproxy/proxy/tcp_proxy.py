@@ -91,7 +91,7 @@ class TcpProxy:
         "state",
     )  # fmt: skip
 
-    kind: Final = tcp_moving.KIND
+    kind: Final = "tcp"
 
     def __init__(
         self, sock: socket.socket, peer: str, listener: TcpListener, owner: DownstreamOwner, runtime: Runtime

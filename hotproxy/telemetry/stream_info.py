@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, Protocol
 
+from hotproxy.saved import MAX_COUNT, MAX_SECONDS
+
 
 class HeadersView(Protocol):
     """What the log sees of a head's fields (`http.headers.Headers`, or a `HeaderPairs` after a handoff)."""
@@ -104,11 +106,23 @@ class StreamInfo:
                 setattr(info, name, _view(value))
             elif name == "flags":
                 info.flags = _flags(value)
-            elif type(value) is type(getattr(info, name)):
-                setattr(info, name, value)
-            else:
+            elif type(value) is not type(getattr(info, name)):
                 raise ValueError(f"stream info: {name} is {type(value).__name__}, not as it was dumped")
+            elif isinstance(value, int | float) and not _is_possible(name, value):
+                raise ValueError(f"stream info: {name} is {value}")
+            else:
+                setattr(info, name, value)
         return info
+
+
+_HIGHEST: Final = {"status": 999}
+
+
+def _is_possible(name: str, value: int | float) -> bool:
+    """Is it a number that logs and histograms can work with?"""
+    if isinstance(value, float):
+        return 0.0 <= value <= MAX_SECONDS
+    return (-1 if name == "upstream_service_time_ms" else 0) <= value <= _HIGHEST.get(name, MAX_COUNT)
 
 
 def _pairs(headers: HeadersView | None) -> list[list[bytes]] | None:

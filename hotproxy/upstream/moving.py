@@ -42,7 +42,7 @@ class IdleUpstream:
 
     __slots__ = ("_keeper", "_upstream")
 
-    kind: Final = KIND
+    kind: Final = "http1_idle"
 
     def __init__(self, upstream: UpstreamConnection, keeper: Keeper) -> None:
         self._upstream = upstream

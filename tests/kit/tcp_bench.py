@@ -1,0 +1,194 @@
+"""A TCP pipe, driven turn by turn between a real client socket and a real endpoint, in one process or several."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+
+import msgpack
+
+from hotproxy.clock import TimerWheel
+from hotproxy.config.address import Address
+from hotproxy.net.connection import FLUSH_S, LINGER_S
+from hotproxy.proxy.runtime import Runtime
+from hotproxy.proxy.snapshot import Snapshot, TcpListener
+from hotproxy.proxy.tcp_proxy import TcpProxy
+from hotproxy.shm.cells import Slab
+from hotproxy.shm.schema import COUNTER
+from hotproxy.telemetry.stats import ClusterStats, ListenerStats, TcpStats
+from hotproxy.upstream.cluster import Cluster
+from hotproxy.upstream.endpoint import Endpoint
+from hotproxy.upstream.pool import Pools
+from tests.kit.clock import FakeClock, pass_time
+from tests.kit.connection import FakeGauge
+from tests.kit.handoff import add
+from tests.kit.loop import FakeLoop
+
+IDLE_S = 60.0
+
+
+class Log:
+    def __init__(self) -> None:
+        self.lines: list[object] = []
+
+    def log(self, info) -> None:
+        self.lines.append(info)
+
+
+class FirstOf:
+    """A balancer without chance."""
+
+    def __init__(self, endpoints) -> None:
+        self.endpoints = endpoints
+
+    def pick(self, avoid):
+        return next((endpoint for endpoint in self.endpoints if endpoint not in avoid), None)
+
+
+class Process:
+    """What one worker has: a loop, stats and a snapshot; the owner of its connections."""
+
+    def __init__(self, clock: FakeClock, endpoints: list[str], attempts: int = 3, cluster: str = "db") -> None:
+        stats = ListenerStats.declare("in") + TcpStats.declare("in") + ClusterStats.declare("db")
+        slab = self.slab = Slab.private(stats)
+        self.declared = [stat for stat in stats if stat.kind == COUNTER]
+        self.clock = clock
+        self.wheel = TimerWheel(clock)
+        self.loop = FakeLoop()
+        self.gauge = FakeGauge()
+        self.log = Log()
+        self.tcp_stats = TcpStats(slab, "in")
+        self.stats = ClusterStats(slab, "db")
+        self.endpoints = [Endpoint(Address.parse(text)) for text in endpoints]
+        self.listener = TcpListener(
+            "in", cluster, IDLE_S, attempts, 0, self.tcp_stats, ListenerStats(slab, "in"), self.log
+        )
+        clusters = {"db": Cluster("db", self.endpoints, FirstOf(self.endpoints), 1.0, 60.0, self.stats)}
+        snapshot = Snapshot({"in": self.listener}, clusters, Pools())
+        self.runtime = Runtime(self.loop, self.wheel, clock, random.Random(1), self.gauge, snapshot)
+        self.ended: list[TcpProxy] = []
+        self.moved: list[TcpProxy] = []
+
+    def on_connection_closed(self, connection: TcpProxy) -> None:
+        self.ended.append(connection)
+
+    def on_connection_moved(self, connection: TcpProxy) -> None:
+        self.moved.append(connection)
+
+    def gauges(self) -> dict[str, int]:
+        """Those that are not zero."""
+        values = {
+            "buffered": self.gauge.value,
+            "upstream_cx_active": self.stats.upstream_cx_active.value,
+            "endpoints": sum(endpoint.active for endpoint in self.endpoints),
+        }
+        return {name: value for name, value in values.items() if value}
+
+    def counters(self) -> dict[str, int]:
+        """Those that are not zero."""
+        return {stat.name: value for stat in self.declared if (value := self.slab.counter(stat.name).value)}
+
+    def assert_clean(self) -> None:
+        assert not self.loop.readers and not self.loop.writers
+        assert self.gauge.value == 0
+        assert self.stats.upstream_cx_active.value == 0
+        assert [endpoint.active for endpoint in self.endpoints] == [0] * len(self.endpoints)
+
+
+class TcpBench:
+    def __init__(self, family: str = "tcp", endpoints: int = 1, attempts: int = 3, cluster: str = "db") -> None:
+        self.clock = FakeClock()
+        self.listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(endpoints)]
+        self.texts = [f"127.0.0.1:{listener.getsockname()[1]}" for listener in self.listeners]
+        self.process = Process(self.clock, self.texts, attempts, cluster)
+        if family == "tcp":
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                self.client = socket.create_connection(listener.getsockname())
+                ours, _ = listener.accept()
+        else:
+            self.client, ours = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)
+        ours.setblocking(False)
+        self.client.settimeout(5)
+        self.proxy = TcpProxy(ours, "10.0.0.1:5000", self.process.listener, self.process, self.process.runtime)
+        self.upstream: socket.socket | None = None
+        self.processes = [self.process]
+
+    def start(self) -> None:
+        self.proxy.start()
+
+    def connect(self) -> socket.socket:
+        """Let the proxy connect; the endpoint's end of it."""
+        self.turn()
+        self.listeners[0].settimeout(5)
+        self.upstream, _ = self.listeners[0].accept()
+        self.upstream.settimeout(5)
+        self.turn()
+        return self.upstream
+
+    def turn(self) -> None:
+        self.process.loop.run()
+
+    def pass_time(self, seconds: float) -> None:
+        pass_time(self.clock, self.process.wheel, seconds)
+        self.turn()
+
+    def move(self, commit: bool = True) -> None:
+        """Hand the connection to another process, by way of msgpack; or have it back from there."""
+        old, before = self.process, self.process.gauges()
+        assert self.proxy.freeze()
+        assert not self.proxy.freeze()
+        assert not old.loop.readers and not old.loop.writers
+        assert old.gauges() == before
+        state = msgpack.unpackb(msgpack.packb(self.proxy.dump()))
+        counters = old.counters()
+        new = Process(self.clock, self.texts)
+        socks = [sock.dup() for sock in self.proxy.socks()]
+        loaded = TcpProxy.load(state, socks, new.listener, new, new.runtime)
+        connecting = {} if state["up"] else {"upstream_cx_active": 1, "endpoints": 1}
+        assert add(new.gauges(), connecting) == before
+        assert not new.loop.readers and not new.loop.writers
+        assert not loaded.freeze()
+        if not commit:
+            loaded.discard()
+            assert new.moved == [loaded]
+            new.assert_clean()
+            self.proxy.thaw()
+            assert old.gauges() == before
+        else:
+            self.proxy.release()
+            assert old.moved == [self.proxy]
+            old.assert_clean()
+            self.proxy, self.process = loaded, new
+            self.processes.append(new)
+            self.proxy.start()
+            assert new.gauges() == before
+        destroyed = {"cluster.db.upstream_cx_destroy": 1} if commit and not state["up"] else {}
+        assert old.counters() == add(counters, destroyed)
+
+    @property
+    def info(self):
+        (line,) = self.process.log.lines
+        return line
+
+    def close(self) -> None:
+        for sock in (self.client, self.upstream, *self.listeners):
+            if sock is not None:
+                sock.close()
+        self.turn()
+        self.pass_time(FLUSH_S + LINGER_S + 1)
+        assert self.process.ended == [self.proxy]
+        assert len(self.process.log.lines) == 1
+        for process in self.processes:
+            process.assert_clean()
+        begun, over = (
+            sum(process.counters().get(f"cluster.db.upstream_cx_{name}", 0) for process in self.processes)
+            for name in ("total", "destroy")
+        )
+        assert begun == over
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
