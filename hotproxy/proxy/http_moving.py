@@ -266,6 +266,8 @@ def _read(state: object, listener: HttpListener, runtime: Runtime) -> _Record:
         _check_stream(stream, codec)
     elif not codec.is_between_requests:
         raise ValueError("a request without a stream")
+    elif connection["read_closed"] and not connection["pressed"]:
+        raise ValueError("a connection that has ended")
     return _Record(
         peer,
         connection,

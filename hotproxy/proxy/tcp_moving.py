@@ -160,7 +160,7 @@ def _read(state: object, listener: TcpListener, runtime: Runtime) -> _Record:
         raise ValueError("bytes that wait for an endpoint which is there")
     return _Record(
         info,
-        _find_endpoint(saved_text(record, "endpoint"), info.cluster, runtime),
+        None if up is None else _find_endpoint(saved_text(record, "endpoint"), info.cluster, runtime),
         saved_texts(record, "tried"),
         early,
         saved_seconds(record, "idle_deadline_s"),
@@ -179,11 +179,11 @@ def _read(state: object, listener: TcpListener, runtime: Runtime) -> _Record:
 
 def _find_endpoint(name: str, cluster_name: str, runtime: Runtime) -> Endpoint | None:
     """The config may no longer have it, but its connection goes on; counted by its cluster, if that is left."""
-    if not name:
-        return None
     cluster = runtime.snapshot.clusters.get(cluster_name)
-    known = cluster.endpoints if cluster is not None else ()
-    return next((endpoint for endpoint in known if endpoint.name == name), None) or Endpoint(Address.parse(name))
+    if cluster is None:
+        return None
+    known = next((endpoint for endpoint in cluster.endpoints if endpoint.name == name), None)
+    return known or Endpoint(Address.parse(name))
 
 
 # -- the new side

@@ -58,10 +58,7 @@ class Handoff:
         play, new = self.play, self.play.new_worker()
         socks: Any = play.dup(play.manager.socks())  # type: ignore[arg-type]
         manager = ConnectionManager.load(self.state, socks, new.listener, play, new.runtime)
-        idle = []
-        for upstream, state in zip(self.idle, self.idle_states, strict=True):
-            (sock,) = play.dup(upstream.socks())  # type: ignore[arg-type]
-            idle.append(new.pools.load_idle(state, sock, new.runtime))  # type: ignore[arg-type]
+        idle = self.load_idle(new)
         assert not manager.freeze(), "it is not started yet"
         new.loop.run()
         assert not new.loop.readers and not new.loop.writers, "a loaded descriptor is watched before it is started"
@@ -70,6 +67,14 @@ class Handoff:
         assert add(new.gauges(), connecting) == self.before
         self._check_nothing_happened()
         return new, manager, idle
+
+    def load_idle(self, new: Worker) -> list[IdleUpstream]:
+        """The connections of the pool into that of another process."""
+        loaded = []
+        for upstream, state in zip(self.idle, self.idle_states, strict=True):
+            (sock,) = self.play.dup(upstream.socks())  # type: ignore[arg-type]
+            loaded.append(new.pools.load_idle(state, sock, new.runtime))  # type: ignore[arg-type]
+        return loaded
 
     @property
     def is_connecting(self) -> bool:

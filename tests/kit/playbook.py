@@ -267,7 +267,7 @@ class Playbook:
         """This side's socket, if there is one already."""
         if name == "origin":
             origins = [sock for sock in self.sockets.values() if sock.name != "down"]
-            return max(origins, key=lambda sock: (not sock.closed, sock.peer.number))
+            return max(origins, key=lambda sock: (not sock.closed, sock.peer.number), default=None)
         return next((sock for sock in self.sockets.values() if sock.name == name), None)
 
     def side(self, name: object) -> FakeSocket:
