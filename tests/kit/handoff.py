@@ -57,7 +57,12 @@ class Handoff:
         """Into a new process, which has its own descriptors."""
         play, new = self.play, self.play.new_worker()
         socks: Any = play.dup(play.manager.socks())  # type: ignore[arg-type]
-        manager = ConnectionManager.load(self.state, socks, new.listener, play, new.runtime)
+        try:
+            manager = ConnectionManager.load(self.state, socks, new.listener, play, new.runtime)
+        except ValueError:
+            for sock in socks:
+                sock.close()
+            raise
         idle = self.load_idle(new)
         assert not manager.freeze(), "it is not started yet"
         new.loop.run()
@@ -112,6 +117,8 @@ class Handoff:
         for upstream in self.idle:
             upstream.thaw()
         self.play.manager.thaw()
+        if self.play.closed:  # by whoever wanted that meanwhile
+            return
         assert self.old.gauges() == self.before
         assert self.old.counters() == self.counters
         assert self.play.received == self.said

@@ -177,7 +177,7 @@ class Playbook:
         self.moved: list[object] = []  # the connections that it was told have moved
         self.received: list[Received] = []
         self._routes = routes
-        self._endpoints = endpoints
+        self.endpoints = endpoints
         self._timeouts = (request_headers_timeout_s, keepalive_timeout_s)
         self._ups = 0
         self._fds = 0
@@ -189,7 +189,7 @@ class Playbook:
 
     def new_worker(self) -> Worker:
         """A process of its own, for this playbook's client."""
-        endpoints = [Endpoint(Address.parse(text)) for text in self._endpoints]
+        endpoints = [Endpoint(Address.parse(text)) for text in self.endpoints]
         table = RouteTable([VirtualHost("any", ("*",), tuple(self._routes))])
         return Worker(self, endpoints, table, *self._timeouts)
 

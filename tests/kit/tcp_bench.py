@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import struct
+from collections.abc import Callable
 
 import msgpack
 
@@ -106,6 +107,8 @@ class TcpBench:
             with socket.create_server(("127.0.0.1", 0)) as listener:
                 self.client = socket.create_connection(listener.getsockname())
                 ours, _ = listener.accept()
+            # What is said in two pieces arrives in two, and not when the first one is acknowledged.
+            self.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         else:
             self.client, ours = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)
@@ -114,6 +117,7 @@ class TcpBench:
         self.proxy = TcpProxy(ours, "10.0.0.1:5000", self.process.listener, self.process, self.process.runtime)
         self.upstream: socket.socket | None = None
         self.processes = [self.process]
+        self.moved_away = False  # to a process that is not among them
 
     def start(self) -> None:
         self.proxy.start()
@@ -123,6 +127,7 @@ class TcpBench:
         self.turn()
         self.listeners[0].settimeout(5)
         self.upstream, _ = self.listeners[0].accept()
+        self.upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.upstream.settimeout(5)
         self.turn()
         return self.upstream
@@ -134,7 +139,7 @@ class TcpBench:
         pass_time(self.clock, self.process.wheel, seconds)
         self.turn()
 
-    def move(self, commit: bool = True) -> None:
+    def move(self, commit: bool = True, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Hand the connection to another process, by way of msgpack; or have it back from there."""
         old, before = self.process, self.process.gauges()
         assert self.proxy.freeze()
@@ -150,11 +155,19 @@ class TcpBench:
         assert add(new.gauges(), connecting) == before
         assert not new.loop.readers and not new.loop.writers
         assert not loaded.freeze()
+        meanwhile()
+        old.loop.run()
+        old.wheel.advance()
+        new.loop.run()
+        new.wheel.advance()
+        assert old.counters() == counters and new.counters() == {}
         if not commit:
             loaded.discard()
             assert new.moved == [loaded]
             new.assert_clean()
             self.proxy.thaw()
+            if old.ended:  # by whoever wanted that meanwhile
+                return
             assert old.gauges() == before
         else:
             self.proxy.release()
@@ -178,10 +191,12 @@ class TcpBench:
                 sock.close()
         self.turn()
         self.pass_time(FLUSH_S + LINGER_S + 1)
-        assert self.process.ended == [self.proxy]
-        assert len(self.process.log.lines) == 1
         for process in self.processes:
             process.assert_clean()
+        if self.moved_away:
+            return
+        assert self.process.ended == [self.proxy]
+        assert len(self.process.log.lines) == 1
         begun, over = (
             sum(process.counters().get(f"cluster.db.upstream_cx_{name}", 0) for process in self.processes)
             for name in ("total", "destroy")

@@ -7,8 +7,10 @@ import socket
 
 import pytest
 
+from hotproxy.errors import DRAIN_DEADLINE
 from hotproxy.proxy.tcp_proxy import TcpProxy
-from tests.kit.tcp_bench import IDLE_S
+from hotproxy.telemetry.stream_info import StreamInfo
+from tests.kit.tcp_bench import IDLE_S, Process, reset
 
 CONVERSATION = [
     ("client", b"hello"),
@@ -21,33 +23,206 @@ CONVERSATION = [
 ]
 
 
-@pytest.mark.parametrize("commit", [True, False], ids=["commit", "rollback"])
-@pytest.mark.parametrize("at", range(len(CONVERSATION)))
-@pytest.mark.parametrize("family", ["tcp", "unix"])
-def test_it_can_be_moved_at_every_point_of_a_conversation(make, family, at, commit):
-    bench = make(family)
-    bench.start()
-    upstream = bench.connect()
-    heard = {"client": b"", "upstream": b""}
-    for step, (who, data) in enumerate(CONVERSATION):
-        if step == at:
-            bench.move(commit)
-        speaker, listener = (bench.client, upstream) if who == "client" else (upstream, bench.client)
-        if data is None:
-            speaker.shutdown(socket.SHUT_WR)
-        else:
-            speaker.sendall(data)
-        bench.turn()
-        got = listener.recv(100)
-        assert got == (data or b"")
-        heard[who] += got
-    assert heard == {"client": b"helloselect 1", "upstream": b"welcome1bye"}
+COMMIT = pytest.mark.parametrize("commit", [True, False], ids=["commit", "rollback"])
+
+
+def say(bench, upstream, who, data):
+    """One side says this, or ends (None); what the other one got of it."""
+    speaker, listener = (bench.client, upstream) if who == "client" else (upstream, bench.client)
+    if data is None:
+        speaker.shutdown(socket.SHUT_WR)
+    elif data:
+        speaker.sendall(data)
+    bench.turn()
+    return listener.recv(100) if data != b"" else b""
+
+
+def assert_counted(bench, commit):
     assert bench.process.ended == [bench.proxy]
     assert (bench.info.rx_bytes, bench.info.tx_bytes) == (13, 11)
     for name in ("rx", "tx"):
         counted = [getattr(p.tcp_stats, f"downstream_cx_{name}_bytes_total").value for p in bench.processes]
         assert sum(counted) == {"rx": 13, "tx": 11}[name]
     assert [len(process.log.lines) for process in bench.processes] == ([0, 1] if commit else [1])
+
+
+@COMMIT
+@pytest.mark.parametrize("at", range(len(CONVERSATION)))
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+def test_it_can_be_moved_at_every_byte_of_a_conversation(make, family, at, commit):
+    for split in range(len(CONVERSATION[at][1] or b"x")):
+        bench = make(family)
+        bench.start()
+        upstream = bench.connect()
+        heard = {"client": b"", "upstream": b""}
+        for step, (who, data) in enumerate(CONVERSATION):
+            if step != at:
+                heard[who] += say(bench, upstream, who, data)
+                continue
+            if split:
+                heard[who] += say(bench, upstream, who, data[:split])
+            bench.move(commit)
+            heard[who] += say(bench, upstream, who, data and data[split:])
+        assert heard == {"client": b"helloselect 1", "upstream": b"welcome1bye"}
+        assert_counted(bench, commit)
+
+
+@COMMIT
+@pytest.mark.parametrize("at", range(len(CONVERSATION)))
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+def test_what_comes_while_nobody_reads_is_passed_on_afterwards(make, family, at, commit):
+    bench = make(family)
+    bench.start()
+    upstream = bench.connect()
+    for step, (who, data) in enumerate(CONVERSATION):
+        if step != at:
+            say(bench, upstream, who, data)
+            continue
+        speaker, listener = (bench.client, upstream) if who == "client" else (upstream, bench.client)
+
+        def meanwhile(speaker=speaker, data=data):
+            speaker.shutdown(socket.SHUT_WR) if data is None else speaker.sendall(data)
+
+        bench.move(commit, meanwhile)
+        bench.turn()
+        assert listener.recv(100) == (data or b"")
+    assert_counted(bench, commit)
+
+
+@COMMIT
+@pytest.mark.parametrize("who", ["client", "upstream"])
+def test_so_is_a_reset(make, who, commit):
+    bench = make()
+    bench.start()
+    upstream = bench.connect()
+    reset_one, other = (bench.client, upstream) if who == "client" else (upstream, bench.client)
+    bench.move(commit, lambda: reset(reset_one))
+    bench.turn()
+    assert other.recv(1) == b""
+    other.close()
+    bench.turn()
+    assert bench.info.flags == (("DC",) if who == "client" else ("UC",))
+
+
+@COMMIT
+def test_the_idle_timeout_goes_on_meanwhile(make, commit):
+    bench = make()
+    bench.start()
+    bench.connect()
+    bench.pass_time(IDLE_S * 0.5)
+    bench.move(commit, lambda: bench.clock.advance(IDLE_S * 0.4))
+    bench.pass_time(IDLE_S * 0.1 - 1)
+    assert bench.process.ended == []
+    bench.pass_time(1)
+    assert bench.process.ended == [bench.proxy]
+    assert sum(process.tcp_stats.idle_timeout.value for process in bench.processes) == 1
+
+
+def test_a_slow_reader_that_took_something_before_it_moved_is_not_idle(make):
+    """The new process took what had been moved until then for the beginning."""
+    bench = make("unix")
+    bench.start()
+    upstream = bench.connect()
+    upstream.setblocking(False)
+    try:
+        while True:
+            upstream.send(b"x" * 65536)
+            bench.turn()
+    except BlockingIOError:
+        pass
+    bench.pass_time(IDLE_S * 0.5)
+    before = bench.proxy._bytes_moved()
+    while bench.proxy._bytes_moved() == before:
+        bench.client.recv(10_000)
+        bench.process.loop.turn()
+    bench.move()
+    bench.pass_time(IDLE_S * 0.5)
+    assert bench.process.ended == []
+    upstream.close()
+
+
+@COMMIT
+def test_whoever_ends_a_frozen_connection_ends_it_when_it_thaws(make, commit):
+    bench = make()
+    bench.start()
+    bench.connect()
+    proxy = bench.proxy
+    bench.move(commit, lambda: proxy.close(DRAIN_DEADLINE))
+    assert bench.process.ended == ([] if commit else [proxy])
+
+
+def test_what_ends_by_itself_does_not_move(make):
+    bench = make()
+    bench.start()
+    upstream = bench.connect()
+    upstream.shutdown(socket.SHUT_WR)
+    bench.client.shutdown(socket.SHUT_WR)
+    bench.turn()
+    assert not bench.proxy.freeze()
+
+
+def test_a_side_that_breaks_in_this_turn_keeps_it_here(make):
+    bench = make()
+    bench.start()
+    upstream = bench.connect()
+    reset(upstream)
+    bench.proxy._up.connection.write(b"x")
+    assert not bench.proxy.freeze()
+    bench.turn()
+    bench.client.close()
+    bench.turn()
+    assert bench.info.flags == ("UC",)
+
+
+def test_a_connection_that_runs_can_be_neither_released_nor_thawed(make):
+    bench = make()
+    bench.start()
+    for wrong in (bench.proxy.release, bench.proxy.thaw, bench.proxy.discard):
+        with pytest.raises(AssertionError):
+            wrong()
+
+
+def load_where(bench, state, endpoints):
+    """In a process with another config; the one of before has released it."""
+    new = Process(bench.clock, endpoints)
+    loaded = TcpProxy.load(state, [sock.dup() for sock in bench.proxy.socks()], new.listener, new, new.runtime)
+    bench.proxy.release()
+    loaded.start()
+    bench.moved_away = True
+    return new, loaded
+
+
+def test_its_endpoint_may_be_gone_from_the_config(make):
+    bench = make()
+    bench.start()
+    upstream = bench.connect()
+    assert bench.proxy.freeze()
+    new, loaded = load_where(bench, bench.proxy.dump(), ["10.0.0.9:1"])
+    bench.client.sendall(b"x")
+    new.loop.run()
+    assert upstream.recv(1) == b"x"
+    assert new.gauges() == {"upstream_cx_active": 1}
+    loaded.close(DRAIN_DEADLINE)
+    assert new.ended == [loaded] and new.stats.upstream_cx_destroy.value == 1
+    new.assert_clean()
+
+
+def test_so_may_its_cluster(make):
+    """Then nobody counts it; but it goes on."""
+    bench = make()
+    bench.start()
+    upstream = bench.connect()
+    assert bench.proxy.freeze()
+    state = bench.proxy.dump()
+    state["info"][StreamInfo.__slots__.index("cluster")] = "gone"
+    new, loaded = load_where(bench, state, bench.texts)
+    bench.client.sendall(b"x")
+    new.loop.run()
+    assert upstream.recv(1) == b"x"
+    assert new.gauges() == {}
+    loaded.close(DRAIN_DEADLINE)
+    assert new.ended == [loaded] and len(new.log.lines) == 1
+    new.assert_clean()
 
 
 def test_it_can_be_moved_while_it_connects(make):
@@ -127,7 +302,6 @@ def test_a_damaged_state_is_refused_and_counts_nothing(make, change):
     bench.connect()
     state = bench.proxy.dump()
     state["down"]["pending"] = b"on its way"
-    state["early"] = b"early"
     state |= change
     process = bench.process
     before = process.runtime.buffered.value
