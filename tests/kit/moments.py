@@ -1,4 +1,4 @@
-"""Moments in the life of an HTTP connection, one for each kind of state that moves: what is said before and after."""
+"""Moments in the life of a connection, one for each kind of state that moves: what is said before, and after."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 from tests.kit.phrases import CHUNKED, CHUNKED_POST, GET, HI, POST, SWITCH, WARM, WEBSOCKET
 from tests.kit.playbook import EOF, HANGS, RESET, Playbook, Step
+from tests.kit.tcp_bench import TcpBench
 
 
 class Moment(NamedTuple):
@@ -81,3 +82,33 @@ MOMENTS: Final[dict[str, Moment]] = {
         (("down", WEBSOCKET), ("origin", SWITCH), ("down", EOF)), (("origin", b"bye"), ("origin", EOF))
     ),
 }  # fmt: skip
+
+TCP_MOMENTS: Final = ("connecting", "piping", "half-closed")
+
+
+def play_tcp(name: str) -> TcpBench:
+    """One of TCP_MOMENTS, or a "slow reader", of which the kernel decides what is in our buffer."""
+    bench = TcpBench("unix")
+    bench.client.setblocking(False)
+    bench.client.sendall(b"early")
+    if name == "connecting":
+        bench.process.loop.add_writer = lambda fd, callback: None  # type: ignore[method-assign]
+    bench.start()
+    bench.turn()
+    if name == "connecting":
+        del bench.process.loop.add_writer
+        return bench
+    upstream = bench.connect()
+    upstream.sendall(b"answer")
+    if name == "slow reader":
+        upstream.setblocking(False)
+        for _ in range(20):
+            try:
+                upstream.send(bytes(100_000))
+            except BlockingIOError:
+                pass
+            bench.turn()
+    elif name == "half-closed":
+        bench.client.shutdown(1)
+    bench.turn()
+    return bench

@@ -18,8 +18,8 @@ from hotproxy.proxy.tcp_proxy import TcpProxy
 from hotproxy.telemetry.stream_info import StreamInfo
 from tests.kit.damage import damaged, places, replaced, value_at
 from tests.kit.handoff import Handoff
-from tests.kit.moments import MOMENTS
-from tests.kit.tcp_bench import Process, TcpBench
+from tests.kit.moments import MOMENTS, TCP_MOMENTS, play_tcp
+from tests.kit.tcp_bench import Process
 
 
 @functools.cache
@@ -67,36 +67,9 @@ def test_a_damaged_http_connection_is_refused_or_works(name: str, data: st.DataO
 CLUSTER = ("info", StreamInfo.__slots__.index("cluster"))
 
 
-def moments_of_tcp(name: str) -> TcpBench:
-    bench = TcpBench("unix")
-    bench.client.setblocking(False)
-    bench.client.sendall(b"early")
-    if name == "connecting":
-        bench.process.loop.add_writer = lambda fd, callback: None  # type: ignore[method-assign]
-    bench.start()
-    bench.turn()
-    if name == "connecting":
-        del bench.process.loop.add_writer
-        return bench
-    upstream = bench.connect()
-    upstream.sendall(b"answer")
-    if name == "slow reader":
-        upstream.setblocking(False)
-        for _ in range(20):
-            try:
-                upstream.send(bytes(100_000))
-            except BlockingIOError:
-                pass
-            bench.turn()
-    elif name == "half-closed":
-        bench.client.shutdown(1)
-    bench.turn()
-    return bench
-
-
 @functools.cache
 def record_of_tcp(moment: str) -> tuple[Any, list[Any]]:
-    bench = moments_of_tcp(moment)
+    bench = play_tcp(moment)
     assert bench.proxy.freeze()
     state = msgpack.unpackb(msgpack.packb(bench.proxy.dump()))
     bench.proxy.thaw()
@@ -104,14 +77,14 @@ def record_of_tcp(moment: str) -> tuple[Any, list[Any]]:
     return state, list(places(state))
 
 
-@given(st.sampled_from(["connecting", "piping", "half-closed", "slow reader"]), st.data())
+@given(st.sampled_from([*TCP_MOMENTS, "slow reader"]), st.data())
 @settings(max_examples=200, deadline=None)
 def test_a_damaged_tcp_connection_is_refused_or_works(name: str, data: st.DataObject) -> None:
     record, everywhere = record_of_tcp(name)
     # A cluster that is not there counts nothing: see test_proxy_tcp_moving.
     place = data.draw(st.sampled_from(everywhere).filter(lambda place: place != CLUSTER), "place")
     state = replaced(record, place, data.draw(damaged(value_at(record, place)), "instead"))
-    bench = moments_of_tcp(name)
+    bench = play_tcp(name)
     assert bench.proxy.freeze()
     new = Process(bench.clock, bench.texts)
     socks = [sock.dup() for sock in bench.proxy.socks()]

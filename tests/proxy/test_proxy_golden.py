@@ -1,0 +1,105 @@
+"""What releases have written, today's code reads; and what it writes is what its version says.
+
+A record goes from one release to the next one, or back: whoever changes a record's shape gives it a new version, keeps
+reading the old one, and adds a file (`python -m tests.kit.golden`).
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hotproxy.proxy import http_moving, tcp_moving
+from hotproxy.proxy.tcp_proxy import TcpProxy
+from hotproxy.telemetry.stream_info import StreamInfo
+from hotproxy.upstream import moving
+from tests.kit import golden
+from tests.kit.clock import FakeClock
+from tests.kit.handoff import Handoff
+from tests.kit.moments import MOMENTS
+from tests.kit.tcp_bench import Process
+
+ATTEMPTS = StreamInfo.__slots__.index("attempts")
+FILES = sorted(golden.DIRECTORY.glob("*.txt"))
+
+
+def records_of(kind: str) -> list[Any]:
+    return [
+        pytest.param(moment, record, id=f"{path.stem} {moment}")
+        for path in FILES
+        if path.stem.rpartition("-v")[0] == kind
+        for moment, record in golden.read(path).items()
+    ]
+
+
+@functools.cache
+def today() -> dict[Path, golden.Records]:
+    return golden.written_today()
+
+
+@pytest.mark.parametrize("part", [http_moving, tcp_moving, moving], ids=lambda part: part.KIND)
+def test_every_version_has_its_file(part: Any) -> None:
+    for version in range(1, part.DUMP_VERSION + 1):
+        assert golden.path_of(part.KIND, version) in FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_what_is_written_today_is_what_the_version_says(path: Path) -> None:
+    records = today().get(path)
+    if records is not None:  # else it is an older version's
+        assert records == golden.read(path), "another shape needs another version"
+
+
+@pytest.mark.parametrize(("moment", "record"), records_of("http1"))
+def test_an_http_connection_of_any_release_goes_on(moment: str, record: Any) -> None:
+    play = MOMENTS[moment].play()
+    handoff = Handoff(play)
+    handoff.state = record
+    handoff.commit()
+    MOMENTS[moment].play_on(play)
+    assert play.log.infos and all(info.status for info in play.log.infos)
+    play.end()
+
+
+@pytest.mark.parametrize(("moment", "record"), records_of("http1_idle"))
+def test_so_does_an_idle_one_to_an_endpoint(moment: str, record: Any) -> None:
+    play = MOMENTS["idle"].play()
+    handoff = Handoff(play)
+    handoff.idle_states = [record]
+    handoff.commit()
+    MOMENTS["idle"].play_on(play)
+    assert play.find("up2") is None and play.log.infos[-1].status == 200
+    play.end()
+
+
+@pytest.mark.parametrize(("moment", "record"), records_of("tcp"))
+def test_so_does_a_tcp_connection(moment: str, record: Any) -> None:
+    process = Process(FakeClock(), [golden.ENDPOINT])
+    pairs = [socket.socketpair() for _ in range(1 if record["up"] is None else 2)]
+    for ours, theirs in pairs:
+        ours.setblocking(False)
+        theirs.settimeout(5)
+    socks = [ours for ours, _ in pairs]
+    loaded = TcpProxy.load(record, socks, process.listener, process, process.runtime)
+    if record["up"] is None:  # the attempt that was under way is to be begun anew
+        record["info"][ATTEMPTS] -= 1
+        assert golden.packed(loaded.dump()) == record
+        loaded.discard()
+        assert process.moved == [loaded]
+    else:
+        assert golden.packed(loaded.dump()) == record
+        loaded.start()
+        pairs[1][1].sendall(b"on it goes")
+        process.loop.run()
+        assert pairs[0][1].recv(100) == b"on it goes"
+        pairs[0][1].close()
+        pairs[1][1].close()
+        process.loop.run()
+        assert process.ended == [loaded]
+    for _, theirs in pairs:
+        theirs.close()
+    process.assert_clean()
