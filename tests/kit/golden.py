@@ -14,7 +14,7 @@ from typing import Any
 
 import msgpack
 
-from hotproxy.telemetry.stream_info import StreamInfo
+from hotproxy.telemetry.stream_info import FIELDS
 from tests.kit.handoff import Handoff
 from tests.kit.moments import MOMENTS, TCP_MOMENTS, play_tcp
 
@@ -22,7 +22,7 @@ DIRECTORY = Path(__file__).parents[1] / "proxy" / "golden"
 ENDPOINT = "127.0.0.1:9000"
 # Their size is all that there is to them.
 _BULKY = frozenset(("slow client", "slow endpoint"))
-_REMOTE, _LOCAL = (StreamInfo.__slots__.index(name) for name in ("upstream_remote", "upstream_local"))
+_REMOTE, _LOCAL = (FIELDS.index(name) for name in ("upstream_remote", "upstream_local"))
 
 Records = dict[str, Any]
 

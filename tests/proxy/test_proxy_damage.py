@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hotproxy.proxy.connection_manager import ConnectionManager
 from hotproxy.proxy.tcp_proxy import TcpProxy
-from hotproxy.telemetry.stream_info import StreamInfo
+from hotproxy.telemetry.stream_info import FIELDS
 from tests.kit.damage import damaged, places, replaced, value_at
 from tests.kit.handoff import Handoff
 from tests.kit.moments import MOMENTS, TCP_MOMENTS, play_tcp
@@ -64,7 +64,7 @@ def test_a_damaged_http_connection_is_refused_or_works(name: str, data: st.DataO
     play.end()
 
 
-CLUSTER = ("info", StreamInfo.__slots__.index("cluster"))
+CLUSTER = ("info", FIELDS.index("cluster"))
 
 
 @functools.cache

@@ -15,7 +15,7 @@ import pytest
 
 from hotproxy.proxy import http_moving, tcp_moving
 from hotproxy.proxy.tcp_proxy import TcpProxy
-from hotproxy.telemetry.stream_info import StreamInfo
+from hotproxy.telemetry.stream_info import FIELDS
 from hotproxy.upstream import moving
 from tests.kit import golden
 from tests.kit.clock import FakeClock
@@ -23,7 +23,7 @@ from tests.kit.handoff import Handoff
 from tests.kit.moments import MOMENTS
 from tests.kit.tcp_bench import Process
 
-ATTEMPTS = StreamInfo.__slots__.index("attempts")
+ATTEMPTS = FIELDS.index("attempts")
 FILES = sorted(golden.DIRECTORY.glob("*.txt"))
 
 

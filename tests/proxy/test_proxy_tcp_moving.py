@@ -9,7 +9,7 @@ import pytest
 
 from hotproxy.errors import DRAIN_DEADLINE
 from hotproxy.proxy.tcp_proxy import TcpProxy
-from hotproxy.telemetry.stream_info import StreamInfo
+from hotproxy.telemetry.stream_info import FIELDS
 from tests.kit.tcp_bench import IDLE_S, Process, reset
 
 CONVERSATION = [
@@ -214,7 +214,7 @@ def test_so_may_its_cluster(make):
     upstream = bench.connect()
     assert bench.proxy.freeze()
     state = bench.proxy.dump()
-    state["info"][StreamInfo.__slots__.index("cluster")] = "gone"
+    state["info"][FIELDS.index("cluster")] = "gone"
     new, loaded = load_where(bench, state, bench.texts)
     bench.client.sendall(b"x")
     new.loop.run()
