@@ -5,6 +5,7 @@ place        where an instance keeps its files, and how the other verbs find it
 line         one question to the supervisor, one answer
 run          `run`, `proxy`: become a supervisor
 lifecycle    `reload`, `stop`, `drain`, `reopen-logs`
+worker       `worker recycle`
 status       `status`, `listeners`
 stats        `stats`
 clusters     `clusters`

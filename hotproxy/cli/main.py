@@ -24,6 +24,7 @@ VERBS: Final[dict[str, tuple[str, str, str]]] = {
     "reload": ("hotproxy.cli.lifecycle", "reload", "Hot restart: new config and new code, nothing lost."),
     "stop": ("hotproxy.cli.lifecycle", "stop", "Drain, close the listeners, go."),
     "drain": ("hotproxy.cli.lifecycle", "drain", "Ask clients to leave, still serving whoever comes."),
+    "worker": ("hotproxy.cli.worker", "worker", "`worker recycle N`: replace one worker process."),
     "reopen-logs": ("hotproxy.cli.lifecycle", "reopen_logs", "Open the log files anew (after rotation)."),
     "status": ("hotproxy.cli.status", "status", "Generations, workers and the last restart."),
     "listeners": ("hotproxy.cli.status", "listeners", "The listeners and the addresses they are bound to."),

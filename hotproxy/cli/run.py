@@ -13,6 +13,8 @@ import click
 from hotproxy.cli import place as places
 from hotproxy.cli.main import Globals
 from hotproxy.errors import HotproxyError
+from hotproxy.restarter import faults
+from hotproxy.restarter.frames import KINDS
 from hotproxy.restarter.instance_dir import InstanceLock
 
 DEFAULT_CONFIG = "/etc/hotproxy/hotproxy.yaml"
@@ -21,12 +23,18 @@ DEFAULT_CONFIG = "/etc/hotproxy/hotproxy.yaml"
 @click.command()
 @click.option("-c", "--config", default=DEFAULT_CONFIG, metavar="FILE", show_default=True, help="'-' is stdin.")
 @click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Worker processes; wins over the config.")
+@click.option("--allow-faults", is_flag=True, hidden=True, help="Honour HOTPROXY_FAULT: for tests of a restart.")
 @click.pass_obj
-def run(globals_: Globals, config: str, workers: int | None) -> None:
+def run(globals_: Globals, config: str, workers: int | None, allow_faults: bool) -> None:
     """Run the proxy in the foreground. SIGHUP brings in new config and new code; SIGTERM drains and ends."""
+    if allow_faults:
+        try:
+            faults.chosen(KINDS)
+        except (faults.FaultError, OSError) as error:
+            raise click.UsageError(str(error)) from None
     place = places.make(globals_.instance, globals_.runtime_dir)
     path = write_config(place, sys.stdin.buffer.read()) if config == "-" else Path(config).absolute()
-    become_supervisor(place, path, workers)
+    become_supervisor(place, path, workers, allow_faults)
 
 
 def write_config(place: places.Place, text: bytes) -> Path:
@@ -47,13 +55,15 @@ def write_config(place: places.Place, text: bytes) -> Path:
     return path
 
 
-def become_supervisor(place: places.Place, config: Path, workers: int | None) -> NoReturn:
+def become_supervisor(place: places.Place, config: Path, workers: int | None, allow_faults: bool = False) -> NoReturn:
     """Never returns. The interpreter is called by the path it was called by: a virtual environment that is a symlink is
     followed anew at every restart."""
     arguments = [sys.executable, "-I", "-m", "hotproxy.restarter"]
     arguments += ["--config", str(config), "--instance", place.instance, "--instance-dir", str(place.directory)]
     if workers is not None:
         arguments += ["--workers", str(workers)]
+    if allow_faults:
+        arguments.append("--allow-faults")
     sys.stdout.flush()
     # A reload that is asked for before the supervisor listens is what its start does anyway; unhandled, it would kill.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

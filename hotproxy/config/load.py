@@ -141,6 +141,7 @@ class _Run:
         self._env_files(fields)  # before anything that may hold a ${VAR}
         workers = fields.value("workers", _workers)
         drain_timeout_s = fields.duration("drain_timeout", model.DEFAULT_DRAIN_TIMEOUT_S)
+        handoff_timeout_s = fields.duration("handoff_timeout", model.DEFAULT_HANDOFF_TIMEOUT_S)
         admin = self._admin(fields)
         self._sections(fields)
         self._includes(fields, source)
@@ -150,6 +151,7 @@ class _Run:
             workers=workers or 0,
             admin=admin,
             drain_timeout_s=drain_timeout_s,
+            handoff_timeout_s=handoff_timeout_s,
             listeners=tuple(self.listeners),
             clusters=tuple(self.clusters),
         )

@@ -12,6 +12,8 @@ from typing import Final
 from hotproxy.config.address import Address
 
 DEFAULT_DRAIN_TIMEOUT_S: Final = 30.0
+# An answer within a restart takes milliseconds; a worker that needs seconds for it is as good as hung.
+DEFAULT_HANDOFF_TIMEOUT_S: Final = 5.0
 # Envoy's default for a route.
 DEFAULT_TIMEOUT_S: Final = 15.0
 # Envoy's stream_idle_timeout.
@@ -152,5 +154,6 @@ class Config:
     workers: int = 0
     admin: Admin | None = None
     drain_timeout_s: float = DEFAULT_DRAIN_TIMEOUT_S
+    handoff_timeout_s: float = DEFAULT_HANDOFF_TIMEOUT_S
     listeners: tuple[Listener, ...] = ()
     clusters: tuple[Cluster, ...] = ()

@@ -19,7 +19,8 @@ class Shape:
 _SCOPED_LATER: Final = ("retry", "request_headers", "response_headers", "filters")
 
 CONFIG: Final = Shape(
-    "the config", ("workers", "admin", "drain_timeout", "env_files", "include", "listeners", "clusters")
+    "the config",
+    ("workers", "admin", "drain_timeout", "handoff_timeout", "env_files", "include", "listeners", "clusters"),
 )
 INCLUDED: Final = Shape("an included file", ("listeners", "clusters"))
 ADMIN: Final = Shape("the admin section", ("address",), example='{address: "127.0.0.1:9901"}')

@@ -9,8 +9,9 @@ from hotproxy.restarter.bind import BindRefused
 from hotproxy.restarter.frames import MAX_FDS
 from hotproxy.restarter.generation import Action, Event, State
 from hotproxy.restarter.hello import NO_LIMIT_S
-from hotproxy.restarter.live import LiveGeneration
+from hotproxy.restarter.live import LiveGeneration, Member
 from hotproxy.restarter.log import WARNING, log
+from hotproxy.restarter.moves import Move, Slot, may_move
 from hotproxy.restarter.sockets import OwnedSocket
 from hotproxy.shm.layout import ShmError
 
@@ -38,7 +39,8 @@ class Actions:
             Action.ACCEPT_OFF: self._accept_off,
             Action.SHUT: self._shut,
             Action.DROP_REMOVED: self._drop_removed,
-            Action.YIELDED: lambda live, _: supervisor.restarts.yielded(),
+            Action.MOVE: self._move,
+            Action.YIELDED: lambda live, _: supervisor.restarts.yielded(live.move),
             Action.DRAIN: self._drain,
             Action.DRAIN_NOW: self._drain_now,
             Action.KILL: lambda live, _: live.kill(),
@@ -60,6 +62,24 @@ class Actions:
         live.slots = slots
         live.tell("SLOTS", {"slots": slots})
         self._ledger.serving(live.epoch, slots, live.hello.version)
+
+    def empty_slot(self, live: LiveGeneration, member: Member) -> None:
+        """One that leaves its generation gives its connections to those that stay: to its successor, if it has one."""
+        stay = [(live, other) for other in live.slot_members if other.state == "accepting"]
+        same = [(live, other) for live, other in stay if other.slot == member.slot]
+
+        def dismiss(move: Move) -> None:
+            drain_s = live.hello.deadlines.drain_s if live.hello is not None else 0.0
+            until_s = self._loop.now_s() + (drain_s or NO_LIMIT_S)
+            if live.zygote_alive:
+                live.outbox.post("DISMISS", {"serial": member.serial})
+            else:
+                live.tell_member(member, "DRAIN", {"deadline_s": until_s})
+                member.state = "draining"
+            self._supervisor.recycling.emptied(member, move)
+
+        givers = [(live, member)] if may_move(live, live) else []
+        self._supervisor.moves.begin(givers, same or stay, self._until_s(live), dismiss)
 
     def say_soft_drain(self, live: LiveGeneration) -> None:
         """`hotproxy drain` and its undoing: no deadline, nobody leaves."""
@@ -137,6 +157,24 @@ class Actions:
         for owned in live.removed:
             self._sockets.shut(owned)
         live.removed = []
+
+    def _move(self, live: LiveGeneration, event: Event) -> None:
+        """Its connections to its successor; without one (the supervisor stops) they drain where they are."""
+        heir = self._supervisor.predecessor(live)
+        givers: list[Slot] = []
+        takers: list[Slot] = []
+        if heir is not None and not self._supervisor.stopping and may_move(live, heir):
+            givers = [(live, member) for member in live.serving_slots]
+            takers = [(heir, member) for member in heir.slot_members if member.state == "accepting"]
+
+        def done(move: Move) -> None:
+            live.move = move
+            self._supervisor.handle(live, Event.MOVED)
+
+        live.move = self._supervisor.moves.begin(givers, takers, self._until_s(live), done)
+
+    def _until_s(self, live: LiveGeneration) -> float:
+        return self._loop.now_s() + (live.hello.deadlines.move_s if live.hello is not None else 0.0)
 
     def _drain(self, live: LiveGeneration, event: Event) -> None:
         patience_s = (live.hello.deadlines.drain_s if live.hello is not None else 0.0) or NO_LIMIT_S

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from hotproxy.restarter.frames import PROTOCOL_VERSION, Channel, FrameError, Message
 from hotproxy.restarter.generation import ON_TRIAL, Event, State
 from hotproxy.restarter.hello import MAX_SLOTS, HelloError, parse
-from hotproxy.restarter.live import Ears, LiveGeneration, Member
+from hotproxy.restarter.live import LEAVING, Ears, LiveGeneration, Member
 from hotproxy.restarter.log import ERROR, NOTICE, WARNING, log
 from hotproxy.restarter.spawn import describe_exit
 from hotproxy.shm.layout import LAYOUT_VERSION, ROLES, ShmError
@@ -47,7 +47,9 @@ class Conversation:
             elif message.kind == "SLOT":
                 member = live.members.get(message.fields["serial"])
                 if member is not None:
-                    member.state = message.fields["state"][:20]
+                    self._on_state(live, member, message.fields["state"][:20])
+            elif message.kind in ("MOVED", "STUCK"):
+                self._on_move(message)
             elif message.kind == "FAILED":
                 live.why = live.why or message.fields["why"][:MAX_WHY]  # as it is: file:line:column come first
                 self._supervisor.handle(live, Event.BROKEN)
@@ -131,6 +133,20 @@ class Conversation:
         if live.state is State.FAILED:
             member.kill()  # its generation was killed while it was being forked
 
+    def _on_state(self, live: LiveGeneration, member: Member, state: str) -> None:
+        before, member.state = member.state, state
+        if state == "leaving" != before:
+            self._supervisor.actions.empty_slot(live, member)
+
+    def _on_move(self, message: Message) -> None:
+        fields = message.fields
+        if message.kind == "STUCK":
+            self._supervisor.moves.on_stuck(fields["serial"], fields["pair"], fields["committed"])
+        else:
+            self._supervisor.moves.on_moved(
+                fields["serial"], fields["pair"], fields["moved"], fields["refused"], fields["why"]
+            )
+
     def _on_died(self, live: LiveGeneration, message: Message) -> None:
         member = live.members.get(message.fields["serial"])
         if member is not None:
@@ -143,6 +159,8 @@ class Conversation:
         del live.members[member.serial]
         member.close()
         self._ledger.fold(member.serial)
+        self._supervisor.moves.on_death(member.serial)
+        self._supervisor.recycling.on_death(member)
         crashed = (status != 0 or member.state == "accepting") and live.state is not State.FAILED
         if crashed and member.role == "worker":
             self._ledger.count_crash()
@@ -158,8 +176,10 @@ class Conversation:
     def _on_member_message(self, live: LiveGeneration, member: Member, message: Message) -> None:
         """A slot whose zygote is dead answers us."""
         message.close_fds()
-        if message.kind == "ACCEPTING" and member.state != "draining":
+        if message.kind == "ACCEPTING" and member.state not in LEAVING:
             member.state = "accepting"
+        elif message.kind in ("MOVED", "STUCK"):
+            self._on_move(message)
         # One that answers what it was told twice must not be taken to answer the next thing.
         elif message.kind == {State.YIELDING: "ACCEPT_STOPPED", State.SHUTTING: "SHUT_DONE"}.get(live.state):
             self._answered(live, member)

@@ -24,10 +24,14 @@ from typing import Any, Final
 
 import msgpack
 
+from hotproxy.restarter.faults import FAULTS_HERE
 from hotproxy.shm.bulk import no_collections
 
 # What both ends must speak; HELLO carries it. Raised only when the meaning of an existing field changes.
 PROTOCOL_VERSION: Final = 1
+# What slots must both speak to move connections; HELLO's `codecs` carry it under this name.
+HANDOFF: Final = "handoff"
+HANDOFF_VERSION: Final = 1
 # The kernel's SCM_MAX_FD is 253; a message with more is refused by it.
 MAX_FDS: Final = 250
 # Below the default socket buffer (208 KiB), so that one packet always fits once the buffer is empty.
@@ -76,11 +80,28 @@ KINDS: Final[dict[str, dict[str, type]]] = {
     "RELEASE": {"sockets": list},  # Z -> W: stop accepting on these, close your copies: their own slot is back
     "SHUT": {"sockets": list},  # S -> Z -> W: these listeners are removed: accept what waits, then shut them down
     "SHUT_DONE": {},  # W -> Z -> S: ... done
+    # the move of connections: from a slot that leaves to one that stays, through socketpairs of the supervisor
+    # S -> Z -> W, fds: a channel for each of [pair, share of your connections]; give them away there, `step_s` for each
+    # answer, no wave begun after `until_s` (CLOCK_MONOTONIC)
+    "GIVE": {"serial": int, "pairs": list, "step_s": float, "until_s": float},
+    "TAKE": {"serial": int, "pair": int, "step_s": float, "until_s": float},  # S -> Z -> W, fd: take what comes there
+    # W -> Z -> S, of who gives: this pair is over; `refused`: still here, and drains
+    "MOVED": {"serial": int, "pair": int, "moved": int, "refused": int, "why": str},
+    # W -> Z -> S, of who gives: no answer. `committed`: to COMMIT, so that who takes must be dead before I go on
+    "STUCK": {"serial": int, "pair": int, "committed": bool},
+    # W -> W, who gives to who takes: [kind, listener, number of descriptors, state], fds in order
+    "OFFER": {"wave": int, "last": bool, "records": list},
+    "TAKEN": {"wave": int},  # W <- W: this part of the wave is loaded, go on
+    "PREPARED": {"wave": int, "refused": list},  # W <- W: the wave is loaded, but for these of its records
+    "COMMIT": {"wave": int},  # W -> W: it is yours once you have said so
+    "COMMITTED": {"wave": int},  # W <- W: it is mine
     # the end of a generation
     # S -> Z -> W: leave when the last connection is gone, or at this CLOCK_MONOTONIC; 0: only say so (`hotproxy drain`)
     "DRAIN": {"deadline_s": float},
     "UNDRAIN": {},  # S -> Z -> W: answer normally again (`hotproxy drain --undo`)
     "SLOTS": {"slots": int},  # S -> Z: from now on so many
+    "RECYCLE": {"slot": int},  # S -> Z: a new process for this slot; the one that is there leaves when it accepts
+    "DISMISS": {"serial": int},  # S -> Z: this slot, which leaves, has given away what it could: it drains
     "REOPEN_LOGS": {},  # S -> Z -> W, C
     # `supervisor.sock`
     "COMMAND": {"verb": str, "arguments": dict},  # U -> S
@@ -191,6 +212,8 @@ class Channel:
 
     def send(self, kind: str, fields: Mapping[str, Any] | None = None, fds: Sequence[int] = ()) -> None:
         """Send one frame; the descriptors stay the caller's own too. Raises ChannelFull or ChannelClosed."""
+        if FAULTS_HERE.armed is not None and FAULTS_HERE.strike("send", kind, self.sock):
+            return
         fields = fields or {}
         packet = encode(kind, fields)
         if len(packet) <= MAX_FRAME_BYTES:
@@ -224,12 +247,20 @@ class Channel:
                 raise
             raise ChannelStarved from error
 
+    def _receive(self) -> _Received:
+        for _ in range(2):
+            try:
+                return self.sock.recvmsg(MAX_FRAME_BYTES, _FD_SPACE, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+            except ConnectionResetError:
+                # The other end was closed with something unread. The kernel says so once, and before it gives out what
+                # that end had said (net/core/datagram.c, __skb_try_recv_datagram): a COMMITTED, last words.
+                continue
+        raise ConnectionResetError
+
     def receive(self) -> Message | None:
         """The next message; None when there is none yet. Raises ChannelClosed at EOF, FrameError on a bad frame."""
         try:
-            packet, ancillary, flags, _ = self.sock.recvmsg(
-                MAX_FRAME_BYTES, _FD_SPACE, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-            )
+            packet, ancillary, flags, _ = self._receive()
         except (BlockingIOError, InterruptedError):
             return None
         except ConnectionError:
@@ -250,7 +281,12 @@ class Channel:
                 os.close(fd)
             raise
         message.fds = fds
+        if FAULTS_HERE.armed is not None:
+            FAULTS_HERE.strike("receive", message.kind, self.sock)
         return message
+
+
+_Received = tuple[bytes, list[tuple[int, int, bytes]], int, object]
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

@@ -6,7 +6,7 @@ r"""What happens to a generation, and when. No processes here: events in, action
                                    |                       |        v                                v
                                  empty                     |     orphaned --a newer one accepts-> (yielding)
                                    v                       v                                         |
-                                 gone <----- empty ---- draining <----- SHUT_DONE or 2 s -------- shutting
+                                 gone <--- empty --- draining <--MOVED or 30 s-- moving <--SHUT_DONE or 2 s-- shutting
 
 Whatever goes wrong before `opening` is a generation that accepted nothing: it is killed. One that fails in `opening`
 may hold connections: it drains. Its predecessor is told of neither. In `orphaned` the zygote is dead and its slots
@@ -27,6 +27,7 @@ class State(enum.Enum):
     ORPHANED = "orphaned"  # its zygote is dead
     YIELDING = "yielding"  # stops accepting
     SHUTTING = "shutting"  # removed listeners: takes what waits in their queues
+    MOVING = "moving"  # its connections go to its successor
     DRAINING = "draining"
     FAILED = "failed"  # killed, not all gone yet
     GONE = "gone"
@@ -38,6 +39,7 @@ class Event(enum.Enum):
     ACCEPTING = "ACCEPTING"
     ACCEPT_STOPPED = "ACCEPT_STOPPED"
     SHUT_DONE = "SHUT_DONE"
+    MOVED = "moved"  # what could be moved was, on every channel
     BROKEN = "broken"  # it said FAILED, was refused its sockets, broke the protocol
     ZYGOTE_DIED = "zygote died"
     DEADLINE = "deadline"
@@ -55,6 +57,7 @@ class Action(enum.Enum):
     ACCEPT_OFF = enum.auto()
     SHUT = enum.auto()
     DROP_REMOVED = enum.auto()  # the supervisor's own copies of the removed sockets
+    MOVE = enum.auto()  # its connections, to its successor
     YIELDED = enum.auto()  # the successor is alone now
     DRAIN = enum.auto()
     DRAIN_NOW = enum.auto()
@@ -69,11 +72,12 @@ Step = tuple[State, tuple[Action, ...]]
 S, E, A = State, Event, Action
 _KILLED: Final[Step] = (S.FAILED, (A.GIVE_BACK, A.KILL, A.FAIL))
 _LET_GO: Final[Step] = (S.DRAINING, (A.GIVE_BACK, A.ACCEPT_OFF, A.DRAIN, A.FAIL))
-_HANDED_OVER: Final[Step] = (S.DRAINING, (A.DROP_REMOVED, A.DRAIN, A.YIELDED))
+_ALONE: Final[Step] = (S.MOVING, (A.DROP_REMOVED, A.MOVE))
+_HANDED_OVER: Final[Step] = (S.DRAINING, (A.DRAIN, A.YIELDED))
 _GONE_EARLY: Final[Step] = (S.GONE, (A.DROP_REMOVED, A.YIELDED, A.FORGET))
 
 _MESSAGES: Final = (E.HELLO, E.READY, E.ACCEPTING, E.ACCEPT_STOPPED, E.SHUT_DONE)
-_TROUBLE: Final = (E.BROKEN, E.ZYGOTE_DIED, E.DEADLINE, E.RETIRE, E.EXPIRE)
+_TROUBLE: Final = (E.MOVED, E.BROKEN, E.ZYGOTE_DIED, E.DEADLINE, E.RETIRE, E.EXPIRE)
 
 
 def _row(state: State, steps: dict[Event, Step]) -> dict[tuple[State, Event], Step]:
@@ -109,7 +113,16 @@ TRANSITIONS: Final[dict[tuple[State, Event], Step]] = {
             E.EMPTY: _GONE_EARLY,
         },
     ),
-    **_row(S.SHUTTING, {E.SHUT_DONE: _HANDED_OVER, E.DEADLINE: _HANDED_OVER, E.EMPTY: _GONE_EARLY}),
+    **_row(S.SHUTTING, {E.SHUT_DONE: _ALONE, E.DEADLINE: _ALONE, E.EMPTY: _GONE_EARLY}),
+    **_row(
+        S.MOVING,
+        {
+            **dict.fromkeys((E.ACCEPT_STOPPED, E.SHUT_DONE), (S.MOVING, ())),  # late, as in `draining`
+            E.MOVED: _HANDED_OVER,
+            E.DEADLINE: _HANDED_OVER,
+            E.EMPTY: (S.GONE, (A.YIELDED, A.FORGET)),
+        },
+    ),
     **_row(
         S.DRAINING,
         {

@@ -12,6 +12,8 @@ from typing import Final
 TICK_S: Final = 1.0
 # Far above any garbage collection or page-in, below the patience of a balancer's health check times three.
 LATE_TICKS: Final = 30
+# A worker moves its cell 20 times a second.
+STILL_TICKS: Final = 3
 
 
 class Heartbeats:
@@ -22,6 +24,10 @@ class Heartbeats:
     def __init__(self, late_ticks: int = LATE_TICKS) -> None:
         self._seen: dict[int, tuple[int, int]] = {}  # serial -> (cell, ticks since it moved)
         self._late_ticks = late_ticks
+
+    def stands_still(self, serial: int, ticks: int = STILL_TICKS) -> bool:
+        """Whether its cell has not moved for so long: not late yet, but whoever waits for it may think so."""
+        return self._seen.get(serial, (0, 0))[1] >= min(ticks, self._late_ticks)
 
     def tick(self, cells: dict[int, int]) -> list[int]:
         late = []

@@ -16,6 +16,8 @@ T = TypeVar("T")
 MAX_SLOTS: Final = 1024
 # A year and more: what "no limit" is as a number, so that deadlines stay ordinary arithmetic everywhere.
 NO_LIMIT_S: Final = 1e9
+# All waves of a generation: what has not moved by then drains. 10,000 connections take about a second.
+MOVE_S: Final = 30.0
 
 
 class HelloError(Exception):
@@ -58,6 +60,9 @@ class Deadlines:
     # A slot that is stopped (SIGSTOP, debugger) never answers, and must not hold up its successor.
     stop_accepting_s: float = 2.0  # ACCEPT_OFF to ACCEPT_STOPPED
     shut_s: float = 2.0  # SHUT to SHUT_DONE
+    # One answer of the slot that takes connections. One that does not answer COMMIT for twice as long is killed.
+    handoff_s: float = 5.0
+    move_s: float = MOVE_S
     drain_s: float = 30.0  # DRAIN to gone
     # How long a generation without a supervisor serves on: time for systemd to start a new one, several times over.
     orphan_s: float = 60.0

@@ -17,7 +17,14 @@ from hotproxy.shm.cells import Slab
 from hotproxy.shm.layout import DRAINING, LIVE, ShmError, segment_name
 from hotproxy.shm.schema import from_wire
 from hotproxy.shm.segment import Segment
-from hotproxy.shm.server_stats import RESTARTS, RESTARTS_FAILED, WORKER_CRASHES, server_stats
+from hotproxy.shm.server_stats import (
+    HANDOFF_MOVED,
+    HANDOFF_REFUSED,
+    RESTARTS,
+    RESTARTS_FAILED,
+    WORKER_CRASHES,
+    server_stats,
+)
 
 
 class Ledger:
@@ -95,6 +102,10 @@ class Ledger:
     def count_crash(self) -> None:
         self._count(WORKER_CRASHES)
 
+    def count_moved(self, moved: int, refused: int) -> None:
+        self._count(HANDOFF_MOVED, moved)
+        self._count(HANDOFF_REFUSED, refused)
+
     def heartbeat_ns(self, serial: int) -> int:
         vitals = self._segment.vitals(serial) if self._segment is not None else None
         return vitals.heartbeat_ns if vitals is not None else 0
@@ -121,9 +132,9 @@ class Ledger:
         assert self._segment is not None, "no generation was admitted yet"
         return self._segment
 
-    def _count(self, name: str) -> None:
+    def _count(self, name: str, amount: int = 1) -> None:
         if self._own is not None:
-            self._own.counter(name).inc()
+            self._own.counter(name).add(amount)
 
     def _epoch_of_the_dead(self) -> int:
         try:

@@ -12,7 +12,7 @@ import select
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hotproxy.restarter.frames import Channel, FrameError, Message
 from hotproxy.restarter.generation import State
@@ -23,11 +23,16 @@ from hotproxy.restarter.outbox import Outbox
 from hotproxy.restarter.sockets import Lease, OwnedSocket
 from hotproxy.restarter.spawn import TAIL_BYTES, Spawned
 
+if TYPE_CHECKING:
+    from hotproxy.restarter.moves import Move
+
 # Orders that a slot must not miss, whoever passes them on.
 _ORDERS: Final = ("ACCEPT_ON", "ACCEPT_OFF", "SHUT", "DRAIN")
 # A zygote answers within milliseconds. One that is stopped or hangs is worse than none: slots that die are not forked
 # again, and the old generation accepts on for as long as nobody tells its slots to stop.
 DEAF_TICKS: Final = 5
+# A slot that gives its connections away, and then waits for the rest of them to end.
+LEAVING: Final = ("leaving", "draining")
 
 
 @dataclass(slots=True, eq=False)
@@ -94,6 +99,7 @@ class LiveGeneration:
     promised: set[int] = field(default_factory=set)  # serials of slabs for processes that are not forked yet
     drains_since_s: float = 0.0
     removed: list[OwnedSocket] = field(default_factory=list)
+    move: Move | None = None  # of its connections, to its successor
     why: str = ""
     last_words: bytes = b""
     alarm: Alarm | None = None
@@ -136,8 +142,8 @@ class LiveGeneration:
 
     @property
     def serving_slots(self) -> list[Member]:
-        """Those that take a socket: not who leaves because there are fewer slots now."""
-        return [member for member in self.slot_members if member.state != "draining"]
+        """Those that take a socket: not who leaves because there are fewer slots now, or another one has its slot."""
+        return [member for member in self.slot_members if member.state not in LEAVING]
 
     @property
     def empty(self) -> bool:
@@ -153,9 +159,16 @@ class LiveGeneration:
         else:
             self._tell_members(kind, fields)
 
+    def tell_member(self, member: Member, kind: str, fields: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
+        """One slot, by way of its zygote where there is one; `fields` name its serial."""
+        if self.zygote_alive:
+            self.outbox.post(kind, fields, fds)
+        elif member.outbox is not None:
+            member.outbox.post(kind, fields, fds)
+
     def _tell_members(self, kind: str, fields: Mapping[str, Any]) -> None:
         for member in self.members.values():
-            if member.outbox is None or (kind == "ACCEPT_ON" and member.state in ("accepting", "draining")):
+            if member.outbox is None or (kind == "ACCEPT_ON" and member.state in ("accepting", *LEAVING)):
                 continue
             member.outbox.post(kind, fields)
             if kind == "DRAIN" and fields["deadline_s"]:

@@ -50,6 +50,11 @@ class Outbox:
         return self.channel.fileno() >= 0
 
     @property
+    def waiting_fds(self) -> list[int]:
+        """Descriptors that are to go out: whoever forks closes them in the child, where they would hide an end."""
+        return [fd for _, _, fds in self._waiting for fd in fds]
+
+    @property
     def unread(self) -> bool:
         """Whether something was posted that the other end has not read yet."""
         if not self.open:

@@ -74,6 +74,8 @@ class Requests:
         elif verb == "stop":
             # "--timeout 0" is at once; without one the generations' own deadlines count.
             supervisor.stop(float(timeout_s), caller, "timeout_s" in arguments)
+        elif verb == "recycle":
+            supervisor.recycling.request(caller, arguments.get("slot"))
         elif verb == "drain":
             self._drain_softly(arguments.get("undo") is not True)
             caller.answer(True, "draining" if supervisor.soft_drain else "answering normally again")

@@ -16,6 +16,7 @@ from hotproxy.restarter.generation import State
 from hotproxy.restarter.live import LiveGeneration
 from hotproxy.restarter.log import ERROR, NOTICE, log
 from hotproxy.restarter.loop import Alarm, Loop
+from hotproxy.restarter.moves import Move, what_moved
 
 # Two that accept and one that still drains; before a fourth is started the oldest must be gone.
 MAX_LIVE: Final = 3
@@ -50,9 +51,15 @@ class Outcome:
     ok: bool
     reason: str
     duration_ms: int
+    moved: int = 0  # connections that the new generation went on with
+    refused: int = 0  # those that stayed, and drain
+    move_ms: int = 0  # how long all of that took
 
     def to_wire(self) -> dict[str, Any]:
-        return {"ok": self.ok, "reason": self.reason, "moved": 0, "ms": self.duration_ms}
+        return {
+            "ok": self.ok, "reason": self.reason, "moved": self.moved, "refused": self.refused,
+            "move_ms": self.move_ms, "ms": self.duration_ms,
+        }  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -124,13 +131,14 @@ class Restarts:
             if not has_predecessor:
                 self.yielded()
 
-    def yielded(self) -> None:
+    def yielded(self, move: Move | None = None) -> None:
+        """The predecessor has given away all that it could, and accepts nothing any more."""
         restart = self._current
         if restart is not None and restart.generation is not None:
             change = f"generation {restart.predecessor} -> {restart.generation.epoch}"
             if not restart.predecessor:
                 change = f"generation {restart.generation.epoch}"
-            self._end(restart, True, change)
+            self._end(restart, True, change, move)
 
     def failed(self, live: LiveGeneration) -> None:
         if self._current is not None and self._current.generation is live:
@@ -191,14 +199,16 @@ class Restarts:
         if self._current is restart and restart.generation is not None:
             self._plane.abort(restart.generation, f"it does not serve within the {restart.timeout_s:g} s given")
 
-    def _end(self, restart: Restart, ok: bool, text: str) -> None:
+    def _end(self, restart: Restart, ok: bool, text: str, move: Move | None = None) -> None:
         duration_ms = round((self._loop.now_s() - restart.began_s) * 1000)
         if restart.patience is not None:
             restart.patience.cancel()
-        reason = f"{text} ok in {duration_ms} ms" if ok else text
+        reason = f"{text} ok in {duration_ms} ms{what_moved(move)}" if ok else text
         what = "restart" if self._started else "start"
         log(NOTICE if ok else ERROR, f"{what}: {reason}" if ok else f"{what} refused: {reason}")
         outcome = Outcome(ok, reason, duration_ms)
+        if move is not None:
+            outcome = Outcome(ok, reason, duration_ms, move.moved, move.refused, move.ms)
         self._current = None
         if self._started:
             self.last = outcome

@@ -31,6 +31,8 @@ from hotproxy.restarter.ledger import Ledger
 from hotproxy.restarter.live import DEAF_TICKS, LiveGeneration
 from hotproxy.restarter.log import ERROR, INFO, NOTICE, WARNING, log, name_process
 from hotproxy.restarter.loop import Loop
+from hotproxy.restarter.moves import Moves
+from hotproxy.restarter.recycling import Recycling
 from hotproxy.restarter.requests import Requests
 from hotproxy.restarter.restarts import Outcome, Restarts
 from hotproxy.restarter.sockets import SocketTable
@@ -53,6 +55,7 @@ class Options:
     instance: str
     instance_dir: Path
     workers: int = 0
+    allow_faults: bool = False
 
 
 class Supervisor:
@@ -71,11 +74,13 @@ class Supervisor:
         self._generations: list[LiveGeneration] = []
         self._events: deque[tuple[LiveGeneration, Event]] = deque()
         self._handling = False
+        self._heartbeats = Heartbeats(late_ticks)
+        self.moves = Moves(self.loop, self.ledger.connections, self._heartbeats.stands_still, self.ledger.count_moved)
+        self.recycling = Recycling(self)
         self.actions = Actions(self)
         self._conversation = Conversation(self)
         self._requests = Requests(self)
         self._late_ticks = late_ticks
-        self._heartbeats = Heartbeats(late_ticks)
         self._stop_callers: list[Caller] = []
         self.stopping = False
         self.soft_drain = False  # `hotproxy drain`: every answer says Connection: close, generations to come too
@@ -145,6 +150,7 @@ class Supervisor:
             State.OPENING: deadlines.accept_s,
             State.YIELDING: deadlines.stop_accepting_s,
             State.SHUTTING: deadlines.shut_s,
+            State.MOVING: deadlines.move_s + 3 * deadlines.handoff_s,  # `moves` has given up before
         }.get(live.state)
         if delay_s is not None:  # a draining one gets its deadline where it is told to drain
             self.set_alarm(live, delay_s)
@@ -180,6 +186,8 @@ class Supervisor:
         options = self.options
         arguments = ["--epoch", str(epoch), "--config", options.config, "--segment", self.ledger.segment_name]
         arguments += ["--instance-dir", str(options.instance_dir)]
+        if options.allow_faults:
+            arguments.append("--allow-faults")
         if options.workers:
             arguments += ["--workers", str(options.workers)]
         try:
@@ -228,6 +236,7 @@ class Supervisor:
         print(why, file=sys.stderr, flush=True)
         self.stopping = True
         self.restarts.close()
+        self.recycling.close()
         self._end_if_empty()
 
     def forget(self, live: LiveGeneration) -> None:
@@ -271,6 +280,7 @@ class Supervisor:
         self.notifier.stopping()
         self.ledger.draining(True)
         self.restarts.close()
+        self.recycling.close()
         if limited:
             self.stop_by_s = self.loop.now_s() + timeout_s
             self.loop.after(timeout_s, self._expire_all)

@@ -1,6 +1,7 @@
 """The worker process: one event loop, a tick of 50 ms, and a conversation with the zygote (restarter/frames.py).
 
-READY -> ACCEPT_ON / ACCEPTING -> ... ADOPT, RELEASE, SHUT ... -> ACCEPT_OFF / ACCEPT_STOPPED -> DRAIN -> exit 0
+READY -> ACCEPT_ON / ACCEPTING -> ... ADOPT, RELEASE, SHUT, TAKE ... -> ACCEPT_OFF / ACCEPT_STOPPED
+-> GIVE / MOVED -> DRAIN -> exit 0
 EOF of the channel: an orphan. Serves on for 60 s (somebody may restart the supervisor), then drains. One that was never
 told to accept has nothing to serve, and ends: its zygote died before the supervisor heard of it.
 """
@@ -29,6 +30,7 @@ from hotproxy.restarter.log import ERROR, INFO, WARNING, log, name_process
 from hotproxy.shm.cells import Slab
 from hotproxy.worker.build import INTERNAL_ERRORS, Parts, build
 from hotproxy.worker.drain import Drain
+from hotproxy.worker.handoff import Handoff
 
 EXIT_DRAINED: Final = 0
 EXIT_FAILED: Final = 1
@@ -93,7 +95,8 @@ class Worker:
     """The objects of one worker and what happens to them. Nothing here is on the path of a byte."""
 
     __slots__ = (
-        "_bugs", "_channel", "_clock", "_drain", "_exit_code", "_loop", "_orphaned", "_outbox", "_parts", "_poller",
+        "_bugs", "_channel", "_clock", "_drain", "_exit_code", "_handoff", "_loop", "_orphaned", "_outbox", "_parts",
+        "_poller",
         "_start", "_told_to_accept", "_wheel",
     )  # fmt: skip
 
@@ -114,6 +117,10 @@ class Worker:
             start.config, start.slab, self._poller, self._wheel, self._clock, random.Random(), _report
         )
         self._drain = Drain(self._parts, self._poller, self._clock, start.drain_timeout_s)
+        self._handoff = Handoff(
+            self._parts.listeners, self._parts.runtime, self._poller, self._wheel, start.slab.serial, self._send,
+            self._bugs.inc,
+        )  # fmt: skip
         for item in start.sockets:
             self._add_socket(item.listener, item.address_index, item.slot, item.listening, item.shared, item.sock)
 
@@ -140,6 +147,8 @@ class Worker:
         self._parts.logs.flush()
         self._flush_outbox()
         self._drain.tick()
+        if self._drain.leaving:  # an orphan's end comes from nobody
+            self._handoff.stop()
         if self._drain.over:
             self._stop(EXIT_DRAINED)
 
@@ -211,7 +220,12 @@ class Worker:
             if fields["deadline_s"] == 0:
                 self._drain.soft()
             else:
+                self._handoff.stop()
                 self._drain.begin(float(fields["deadline_s"]))
+        elif kind == "GIVE":
+            self._handoff.give(message, self._drain.leaving)
+        elif kind == "TAKE":
+            self._handoff.take(message, self._drain.leaving)
         elif kind == "UNDRAIN":
             self._drain.undo()
         elif kind == "REOPEN_LOGS":

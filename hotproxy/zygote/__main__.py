@@ -23,9 +23,11 @@ def main() -> int:
     parser.add_argument("--segment", required=True)
     parser.add_argument("--instance-dir", required=True, type=Path)
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--allow-faults", action="store_true")
     chosen = parser.parse_args()
 
-    from hotproxy.restarter.frames import Channel
+    from hotproxy.restarter import faults
+    from hotproxy.restarter.frames import KINDS, Channel
 
     channel = Channel(socket.socket(fileno=chosen.fd))
     os.set_inheritable(chosen.fd, False)
@@ -33,6 +35,8 @@ def main() -> int:
         os.dup2(chosen.stderr_fd, 2)
         os.close(chosen.stderr_fd)
     try:
+        if chosen.allow_faults:
+            faults.FAULTS_HERE.arm(faults.chosen(KINDS), chosen.epoch, "zygote")
         from hotproxy.zygote.begin import begin
 
         return begin(channel, chosen.config, chosen.epoch, chosen.segment, chosen.instance_dir, chosen.workers)

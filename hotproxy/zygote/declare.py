@@ -21,8 +21,8 @@ from hotproxy.config.model import Config
 from hotproxy.control import main as control_main
 from hotproxy.proxy import http_moving, tcp_moving
 from hotproxy.restarter.digest import supervisor_code
-from hotproxy.restarter.frames import PROTOCOL_VERSION
-from hotproxy.restarter.hello import Deadlines, Hello, WantedAddress, WantedListener
+from hotproxy.restarter.frames import HANDOFF, HANDOFF_VERSION, PROTOCOL_VERSION
+from hotproxy.restarter.hello import MOVE_S, NO_LIMIT_S, Deadlines, Hello, WantedAddress, WantedListener
 from hotproxy.shm.layout import LAYOUT_VERSION
 from hotproxy.shm.schema import to_wire
 from hotproxy.telemetry.log_format import LogFormat
@@ -52,13 +52,16 @@ class HotproxyProgram:
             epoch=epoch,
             slots=workers or config.workers or len(os.sched_getaffinity(0)),
             listeners=(*_listeners(config), *_admin(config, instance_dir)),
-            deadlines=Deadlines(drain_s=config.drain_timeout_s),
+            deadlines=_deadlines(config),
             stats=to_wire(declare_stats(config)),
             version=__version__,
             protocol=PROTOCOL_VERSION,
             layout=LAYOUT_VERSION,
             supervisor_digest=supervisor_code(),
-            codecs={part.KIND: part.DUMP_VERSION for part in (http_moving, tcp_moving, upstream_moving)},
+            codecs={
+                HANDOFF: HANDOFF_VERSION,
+                **{part.KIND: part.DUMP_VERSION for part in (http_moving, tcp_moving, upstream_moving)},
+            },
         )
 
     @staticmethod
@@ -94,6 +97,11 @@ def load_program(path: str, epoch: int, segment_name: str, instance_dir: Path, w
         return HotproxyProgram(config, epoch, segment_name, instance_dir, workers)
     except (ValueError, OSError) as error:
         raise Refused(f"{path}: {error}") from None
+
+
+def _deadlines(config: Config) -> Deadlines:
+    handoff_s = config.handoff_timeout_s or NO_LIMIT_S
+    return Deadlines(drain_s=config.drain_timeout_s, handoff_s=handoff_s, move_s=max(MOVE_S, 4 * handoff_s))
 
 
 def _listeners(config: Config) -> list[WantedListener]:

@@ -19,6 +19,7 @@ import selectors
 from functools import partial
 from typing import Any, Final
 
+from hotproxy.restarter.faults import FAULTS_HERE
 from hotproxy.restarter.frames import Channel, FrameError, Message
 from hotproxy.restarter.hello import NO_LIMIT_S
 from hotproxy.restarter.kernel import set_process_name
@@ -113,6 +114,16 @@ class Zygote:
             self._drain_softly(False)
         elif kind == "SLOTS":
             self._set_slots(fields["slots"])
+        elif kind in ("GIVE", "TAKE"):  # to one who is gone: its channel ends here
+            child = self._seats.children.get(fields["serial"])
+            if child is not None:
+                child.outbox.post(kind, fields, message.fds)
+        elif kind == "RECYCLE":
+            self._recycle(fields["slot"])
+        elif kind == "DISMISS":
+            child = self._seats.children.get(fields["serial"])
+            if child is not None and child.leaving:
+                self._dismiss(child)
         elif kind == "REOPEN_LOGS":
             self._seats.tell_all(kind)
         elif kind == "UNKNOWN":
@@ -203,11 +214,12 @@ class Zygote:
             *(each.sock for each in self._seats.sockets if id(each) not in keep),
         ]
         for child in self._seats.children.values():
-            others += [child.outbox.channel, child.pidfd]
+            others += [child.outbox.channel, child.pidfd, *child.outbox.waiting_fds]
 
         def live(channel: Channel) -> int:
             name_process(f"worker {epoch}/{seat.slot}" if seat.role == WORKER else f"control {epoch}")
             set_process_name(f"hotproxy-w{seat.slot}" if seat.role == WORKER else "hotproxy-ctl")
+            FAULTS_HERE.role = seat.role
             slab.claim()
             birth = Birth(seat.slot, channel, slab, sockets)
             return self._program.work(birth) if seat.role == WORKER else self._program.control(birth)
@@ -279,7 +291,9 @@ class Zygote:
 
     def _on_child_message(self, child: Child, message: Message) -> None:
         message.close_fds()
-        if message.kind == "READY":
+        if message.kind in ("MOVED", "STUCK"):
+            self._supervisor.post(message.kind, {**message.fields, "serial": child.serial})
+        elif message.kind == "READY":
             self._on_ready(child)
         elif message.kind == "ACCEPTING":
             self._on_accepting(child)
@@ -315,6 +329,11 @@ class Zygote:
             self._phase = Phase.SERVING
             self._supervisor.post("ACCEPTING")
         if self._phase is Phase.SERVING:
+            seat = self._seats.of(child)
+            if seat is not None and seat.predecessor is not None:
+                if seat.predecessor.serial in self._seats.children:
+                    self._let_leave(seat.predecessor)
+                seat.predecessor = None
             self._seats.rebalance()
 
     def _set_state(self, child: Child, state: str) -> None:
@@ -329,14 +348,35 @@ class Zygote:
         for seat in new:
             self._ask_slab(seat)
         self._seats.rebalance()
-        drain_s = self._program.hello.deadlines.drain_s
         for seat in leaving:
-            if (child := seat.child) is not None:
-                self._set_state(child, "draining")
-                child.outbox.post("ACCEPT_OFF")
-                child.outbox.post("DRAIN", {"deadline_s": self._loop.now_s() + (drain_s or NO_LIMIT_S)})
-                if drain_s:
-                    self._loop.after(drain_s + GRACE_S, partial(self._kill_if_there, child))
+            if seat.child is not None:
+                self._let_leave(seat.child)
+
+    def _recycle(self, slot: int) -> None:
+        """Another process for a slot. The one that is there accepts until the other does."""
+        seat = next((each for each in self._seats if each.role == WORKER and each.slot == slot), None)
+        if self._phase is not Phase.SERVING or seat is None or seat.child is None or seat.predecessor is not None:
+            return  # it died this moment, and is replaced anyway; the supervisor does not wait for ever
+        seat.predecessor, seat.child = seat.child, None
+        self._ask_slab(seat)
+
+    def _let_leave(self, child: Child) -> None:
+        """It accepts nothing more. The supervisor sees to it that its connections move, and dismisses it then."""
+        child.leaving = True
+        child.outbox.post("ACCEPT_OFF")
+        self._set_state(child, "leaving")
+        deadlines = self._program.hello.deadlines
+        patience_s = deadlines.move_s + 3 * deadlines.handoff_s if self._supervisor.open else 0.0
+        self._loop.after(patience_s, partial(self._dismiss, child))
+
+    def _dismiss(self, child: Child) -> None:
+        if child.serial not in self._seats.children or child.state == "draining":
+            return
+        drain_s = self._program.hello.deadlines.drain_s
+        self._set_state(child, "draining")
+        child.outbox.post("DRAIN", {"deadline_s": self._loop.now_s() + (drain_s or NO_LIMIT_S)})
+        if drain_s:
+            self._loop.after(drain_s + GRACE_S, partial(self._kill_if_there, child))
 
     # --- the end ---
 

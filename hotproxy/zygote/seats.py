@@ -20,6 +20,7 @@ class Seat:
     role: str
     slot: int
     child: Child | None = None
+    predecessor: Child | None = None  # sits here until `child` accepts, and then leaves (`worker recycle`)
     down: bool = False  # waits before it is forked again; a neighbour accepts for it
     asked: bool = False  # for shared memory
     back_off: BackOff = field(default_factory=BackOff)

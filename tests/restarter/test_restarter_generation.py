@@ -51,13 +51,13 @@ def test_a_beginner_that_breaks_the_rules_is_killed(event: Event) -> None:
 
 def test_a_whole_life() -> None:
     state, done = walk(
-        Event.HELLO, Event.READY, Event.ACCEPTING, Event.RETIRE, Event.ACCEPT_STOPPED, Event.SHUT_DONE,
+        Event.HELLO, Event.READY, Event.ACCEPTING, Event.RETIRE, Event.ACCEPT_STOPPED, Event.SHUT_DONE, Event.MOVED,
         Event.ZYGOTE_DIED, Event.EMPTY,
     )  # fmt: skip
     assert state is State.GONE
     assert done == [
         Action.GIVE_SOCKETS, Action.ACCEPT_ON, Action.SUCCEED, Action.ACCEPT_OFF, Action.SHUT, Action.DROP_REMOVED,
-        Action.DRAIN, Action.YIELDED, Action.FORGET,
+        Action.MOVE, Action.DRAIN, Action.YIELDED, Action.FORGET,
     ]  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_a_dead_zygote_leaves_slots_that_yield_like_all_others() -> None:
 
 
 def test_the_successor_never_waits_for_one_that_is_gone() -> None:
-    for state in (State.YIELDING, State.SHUTTING):
+    for state in (State.YIELDING, State.SHUTTING, State.MOVING):
         after, actions = step(state, Event.EMPTY)
         assert after is State.GONE and Action.YIELDED in actions
 

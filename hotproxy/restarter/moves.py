@@ -1,0 +1,237 @@
+r"""Connections on their way from slots that leave to slots that stay. Here are the channels, the sums and the deaths.
+
+    supervisor:  a socketpair for each pair    TAKE one end to who takes, GIVE the other to who gives
+    the slots:   OFFER, PREPARED, COMMIT, COMMITTED among themselves; their records are nobody else's business
+    back here:   MOVED when a pair is over     STUCK when who takes does not answer COMMIT: it is killed
+
+A slot that dies ends its pairs: who takes finds an end of the channel and forgets what was not committed; who gives
+finds one and keeps what was not. So nobody waits for the dead, and nothing has two owners.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from hotproxy.restarter.frames import HANDOFF, MAX_FDS
+from hotproxy.restarter.live import LiveGeneration, Member
+from hotproxy.restarter.log import ERROR, WARNING, log
+from hotproxy.restarter.loop import Alarm, Loop
+
+Slot = tuple[LiveGeneration, Member]
+
+# A giver's channels travel in one message; beyond that many takers nobody notices an uneven load.
+MAX_PAIRS: Final = MAX_FDS
+
+
+@dataclass(slots=True, eq=False)
+class Move:
+    """One leaving slot's, or one leaving generation's. `done` is called once, when its last pair is over."""
+
+    done: Callable[[Move], None]
+    began_s: float
+    pairs: set[int] = field(default_factory=set)
+    moved: int = 0
+    refused: int = 0
+    ms: int = 0
+    whys: list[str] = field(default_factory=list)  # what went wrong, one line for each pair where something did
+    alarm: Alarm | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Pair:
+    move: Move
+    giver: Slot
+    taker: Slot
+
+
+class Moves:
+    """All that are under way. `count(moved, refused)` is called for every pair that is over."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        connections: Callable[[int], int],
+        hangs: Callable[[int], bool],
+        count: Callable[[int, int], None],
+    ) -> None:
+        """`connections(serial)`: how many a slot holds, more or less. `hangs(serial)`: it has no heartbeat."""
+        self._loop = loop
+        self._connections = connections
+        self._hangs = hangs
+        self._count = count
+        self._pairs: dict[int, _Pair] = {}
+        self._last = 0
+
+    def begin(
+        self, givers: Sequence[Slot], takers: Sequence[Slot], until_s: float, done: Callable[[Move], None]
+    ) -> Move:
+        """Connect the slots; `done` may be called from inside, when there is nobody to connect."""
+        move = Move(done, self._loop.now_s())
+        # One more than there are: a slot whose cell is a tick old may hold connections that nobody knows of yet.
+        loads = [self._connections(member.serial) + 1 for _, member in givers]
+        shares = spread(loads, [self._connections(member.serial) for _, member in takers]) if takers else []
+        for giver, parts in zip(givers, shares, strict=bool(shares)):
+            self._connect(move, giver, [(takers[index], share) for index, share in parts], until_s)
+        if move.pairs:
+            # Long after the slots' own deadlines: for a zygote that died with GIVE or MOVED in its hands.
+            patience_s = until_s - self._loop.now_s() + 2 * max(_step_s(taker) for taker in takers)
+            move.alarm = self._loop.after(patience_s, lambda: self._too_late(move))
+        else:
+            self._end(move)
+        return move
+
+    def on_moved(self, serial: int, pair: int, moved: int, refused: int, why: str) -> None:
+        """A giver says that a pair is over."""
+        known = self._pairs.get(pair)
+        if known is None or known.giver[1].serial != serial or moved < 0 or refused < 0:
+            log(WARNING, f"slot with serial {serial} says that pair {pair} is over, which it has no part in: ignored")
+            return
+        move = known.move
+        move.moved += moved
+        move.refused += refused
+        self._count(moved, refused)
+        if why:
+            move.whys.append(why[:200])
+            log(
+                WARNING,
+                f"{_name(known.giver)} keeps {refused} connections, {moved} moved to {_name(known.taker)}: {why[:200]}",
+            )
+        self._close(pair)
+
+    def on_stuck(self, serial: int, pair: int, committed: bool) -> None:
+        """A taker does not answer. After COMMIT its giver does not know whose a wave is, and only a dead one can't
+        serve it any more. Before, it is left alone, unless it breathes no more: clients wait in its queues in vain."""
+        known = self._pairs.get(pair)
+        if known is None or known.giver[1].serial != serial:
+            return
+        live, member = known.taker
+        if member.serial not in live.members:
+            return
+        if committed:
+            log(ERROR, f"{_name(known.taker)} (pid {member.pid}) does not answer COMMIT: killed")
+            member.kill()
+        elif self._hangs(member.serial):
+            log(ERROR, f"{_name(known.taker)} (pid {member.pid}) answers no OFFER and has no heartbeat: killed")
+            member.kill()
+
+    def on_death(self, serial: int) -> None:
+        """What a dead giver would have said will not come."""
+        for number, pair in list(self._pairs.items()):
+            if pair.giver[1].serial == serial:
+                pair.move.whys.append(f"{_name(pair.giver)} died")
+                self._close(number)
+
+    def _connect(self, move: Move, giver: Slot, parts: list[tuple[Slot, int]], until_s: float) -> None:
+        pairs: list[list[int]] = []
+        ends: list[socket.socket] = []
+        for taker, share in parts:
+            try:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            except OSError as error:
+                log(ERROR, f"no channel from {_name(giver)} to {_name(taker)}: {error.strerror}; what stays drains")
+                continue
+            self._last += 1
+            live, member = taker
+            step_s = _step_s(taker)
+            fields: dict[str, Any] = {
+                "serial": member.serial, "pair": self._last, "step_s": step_s, "until_s": until_s + step_s,
+            }  # fmt: skip
+            live.tell_member(member, "TAKE", fields, [theirs.fileno()])
+            theirs.close()
+            self._pairs[self._last] = _Pair(move, giver, taker)
+            move.pairs.add(self._last)
+            pairs.append([self._last, share])
+            ends.append(ours)
+        if pairs:
+            live, member = giver
+            fields = {"serial": member.serial, "pairs": pairs, "step_s": _step_s(parts[0][0]), "until_s": until_s}
+            live.tell_member(member, "GIVE", fields, [end.fileno() for end in ends])
+        for end in ends:
+            end.close()
+
+    def _close(self, number: int) -> None:
+        move = self._pairs.pop(number).move
+        move.pairs.discard(number)
+        if not move.pairs:
+            self._end(move)
+
+    def _too_late(self, move: Move) -> None:
+        move.alarm = None
+        log(WARNING, f"{len(move.pairs)} pairs of workers did not say how their move went: what stayed drains")
+        for number in list(move.pairs):
+            self._close(number)
+
+    def _end(self, move: Move) -> None:
+        if move.alarm is not None:
+            move.alarm.cancel()
+        move.ms = round((self._loop.now_s() - move.began_s) * 1000)
+        move.done(move)
+
+
+def _step_s(taker: Slot) -> float:
+    hello = taker[0].hello
+    return hello.deadlines.handoff_s if hello is not None else 0.0
+
+
+def _name(slot: Slot) -> str:
+    live, member = slot
+    return f"worker {live.epoch}/{member.slot}"
+
+
+def spread(loads: Sequence[int], taken: Sequence[int]) -> list[list[tuple[int, int]]]:
+    """For each giver with `loads[i]` connections: which takers get how many of them, as (index, share).
+
+    Takers, which have `taken[j]` already, end up as equal as possible; and few pairs are made: each giver's part is one
+    interval, so there are at most givers + takers - 1.
+    """
+    room = _fill(sum(loads), taken)
+    parts: list[list[tuple[int, int]]] = []
+    taker = 0
+    for load in loads:
+        part: list[tuple[int, int]] = []
+        while load > 0:
+            while not room[taker]:
+                taker += 1
+            share = min(load, room[taker]) if len(part) < MAX_PAIRS - 1 else load
+            part.append((taker, share))
+            room[taker] = max(room[taker] - share, 0)
+            load -= share
+        parts.append(part)
+    return parts
+
+
+def _fill(amount: int, taken: Sequence[int]) -> list[int]:
+    """As water finds its level: how much of `amount` each gets so that the lowest are raised to the same height."""
+    order = sorted(range(len(taken)), key=lambda index: taken[index])
+    count = len(order)
+    below = 0
+    level = 0
+    for number, index in enumerate(order, 1):
+        below += taken[index]
+        level = (amount + below) // number
+        if number < count and level <= taken[order[number]]:
+            count = number
+            break
+    room = [0] * len(taken)
+    for index in order[:count]:
+        room[index] = level - taken[index]
+    for index in order[: amount - sum(room)]:  # less than `count`: the division's remainder
+        room[index] += 1
+    return room
+
+
+def may_move(giver: LiveGeneration, taker: LiveGeneration) -> bool:
+    """Whether both speak the same version of the handoff."""
+    versions = [live.hello.codecs.get(HANDOFF) if live.hello is not None else None for live in (giver, taker)]
+    return versions[0] is not None and versions[0] == versions[1]
+
+
+def what_moved(move: Move | None) -> str:
+    """ ", 12 connections moved in 8 ms, 1 drains" for the sentence that a reload ends with."""
+    if move is None or not (move.moved or move.refused):
+        return ""
+    text = f", {move.moved} connection{'s' * (move.moved != 1)} moved in {move.ms} ms"
+    return text + (f", {move.refused} drain{'s' * (move.refused == 1)}" if move.refused else "")

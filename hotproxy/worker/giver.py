@@ -1,0 +1,279 @@
+"""The side of a handoff that gives: freezes a wave, offers it, and lets go of it when it is another worker's.
+
+Which step follows which is in `handoff_states`; here is what each of them means. Every turn is short: a wave is frozen
+and written down in about 10 ms, and whoever is not in it is served meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from hotproxy.clock import Timer, TimerWheel
+from hotproxy.net.connection import Loop
+from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull, FrameError, Message
+from hotproxy.worker import records
+from hotproxy.worker.departures import Departure, Departures
+from hotproxy.worker.handoff_states import GIVING, Do, Giving, Heard
+
+# The first wave is small: if it fails, few have waited for it.
+CANARY: Final = 16
+# A wave stands still for as long as all of it takes (0.1 ms a connection with both its sides), so it is far below the
+# 1,000 at which descriptors in flight come near common limits.
+WAVE: Final = 250
+# The kernel is out of something that a frame needs: once more, while the step's time lasts.
+RETRY_S: Final = 0.05
+
+NO_LIMIT: Final = 1 << 60
+
+_ANSWERS: Final = {"TAKEN": Heard.TAKEN, "PREPARED": Heard.PREPARED, "COMMITTED": Heard.COMMITTED}
+
+
+class GiverOwner(Protocol):
+    """The worker's `Handoff`."""
+
+    def on_stuck(self, giver: Giver, committed: bool) -> None:
+        """The taker does not answer. `committed`: to COMMIT, so it must die; comes again while it does not."""
+
+    def on_given(self, giver: Giver) -> None:
+        """Over; the last thing a giver does."""
+
+    def on_bug(self, what: str, error: Exception) -> None:
+        """An exception of ours in one connection; the others go on."""
+
+
+class Giver:
+    """One channel to one taker, which gets up to `share` of the clients' connections."""
+
+    __slots__ = (
+        "_batches", "_channel", "_departures", "_idle", "_loop", "_number", "_owner", "_refused", "_retry", "_share",
+        "_state", "_step", "_step_s", "_unsent", "_until_s", "_wave", "_wheel", "begun", "moved", "pair", "stuck",
+        "why",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        channel: Channel,
+        pair: int,
+        departures: Departures,
+        share: int,
+        idle: int,
+        owner: GiverOwner,
+        loop: Loop,
+        wheel: TimerWheel,
+        step_s: float,
+        until_s: float,
+    ) -> None:
+        """`idle`: how many idle connections to endpoints go along. `until_s`: no wave is begun after it."""
+        self.pair = pair
+        self.moved = 0  # clients' connections
+        self.why = ""  # it ended before its time
+        self.begun = False
+        self.stuck = False  # the taker does not answer COMMIT
+        self._channel = channel
+        self._departures = departures
+        self._share = share
+        self._idle = idle
+        self._owner = owner
+        self._loop = loop
+        self._wheel = wheel
+        self._step_s = step_s
+        self._until_s = until_s
+        self._state = Giving.IDLE
+        self._number = 0  # of the wave
+        self._wave: list[Departure] = []
+        self._batches: list[tuple[list[list[Any]], list[int]]] = []  # of the wave, not offered yet
+        self._refused: set[int] = set()  # places in the wave
+        self._unsent: tuple[str, dict[str, Any], list[int]] | None = None
+        self._step = Timer(self, "step")
+        self._retry = Timer(self, "retry")
+
+    def gets_the_rest(self) -> None:
+        """Of all the takers this one is the last."""
+        self._share = self._idle = NO_LIMIT
+
+    def begin(self) -> None:
+        """Offer the first wave. The owner may hear of the end from inside."""
+        self.begun = True
+        self._loop.add_reader(self._channel.fileno(), self.on_readable)
+        self._look()
+
+    def stop(self) -> None:
+        """This worker drains: no further wave. One that is committed already is brought to its end."""
+        self.why = self.why or "its time was over"
+        self._hear(Heard.STOP)
+
+    # -- events
+
+    def on_readable(self) -> None:
+        """Everything that has come."""
+        while self._state is not Giving.DONE:
+            try:
+                message = self._channel.receive()
+            except ChannelClosed:
+                self.why = self.why or "the other worker is gone"
+                self._hear(Heard.GONE)
+                return
+            except FrameError as error:
+                self._nonsense(str(error))
+                continue
+            if message is None:
+                return
+            self._on_message(message)
+
+    def _on_message(self, message: Message) -> None:
+        if message.fds:
+            message.close_fds()
+            self._nonsense(f"{message.kind} came with descriptors")
+            return
+        heard = _ANSWERS.get(message.kind)
+        if heard is None:
+            self._nonsense(f"{message.kind} is not for who gives")
+        elif message.fields["wave"] != self._number:
+            self._nonsense(f"{message.kind} is about wave {message.fields['wave']}, this is {self._number}")
+        elif self._unsent is not None:
+            self._nonsense(f"{message.kind} before it was asked")
+        elif heard is Heard.TAKEN and not self._batches:
+            self._nonsense("TAKEN, and nothing is left to offer")
+        elif heard is Heard.PREPARED and not self._note_refused(message.fields["refused"]):
+            self._nonsense("PREPARED refuses what was not offered")
+        else:
+            self._hear(heard)
+
+    def _note_refused(self, numbers: list[Any]) -> bool:
+        """False when they make no sense."""
+        possible = range(len(self._wave))
+        if self._batches or not all(type(number) is int and number in possible for number in numbers):
+            return False
+        if self._state is Giving.OFFERING:
+            self._refused = set(numbers)
+        return True
+
+    def _nonsense(self, why: str) -> None:
+        self.why = self.why or f"it breaks the protocol: {why}"
+        self._hear(Heard.NONSENSE)
+
+    def on_timeout(self, timer: Timer) -> None:
+        if timer is self._retry:
+            self._flush()
+        else:
+            self.why = self.why or f"no answer in {self._step_s:g} s"
+            self._hear(Heard.TIMEOUT)
+
+    # -- steps
+
+    def _hear(self, heard: Heard) -> None:
+        before = self._state
+        self._state, actions = GIVING[before, heard]
+        regular = heard is Heard.NOTHING or (heard is Heard.COMMITTED and before is not Giving.OFFERING)
+        if self._state is Giving.DONE and not regular:
+            self.why = self.why or f"{heard.value} while {before.value}"
+        for action in actions:
+            self._do(action)
+
+    def _do(self, action: Do) -> None:
+        if action is Do.OFFER:
+            wires, fds = self._batches.pop(0)
+            self._send("OFFER", {"wave": self._number, "last": not self._batches, "records": wires}, fds, self._step_s)
+        elif action is Do.COMMIT:
+            # It has answered a moment ago; and what follows is a kill.
+            self._send("COMMIT", {"wave": self._number}, [], 2 * self._step_s)
+        elif action is Do.RELEASE:
+            self._release()
+        elif action is Do.THAW:
+            self._thaw()
+        elif action is Do.STUCK:
+            self.stuck = True
+            self._wheel.arm(self._step, self._step_s)
+            self._owner.on_stuck(self, True)
+        elif action is Do.SUSPECT:
+            self._owner.on_stuck(self, False)
+        elif action is Do.NEXT:
+            self._look()
+        else:
+            self._close()
+
+    def _look(self) -> None:
+        """The next wave, if there is one."""
+        limit = WAVE if self._number else CANARY
+        wave: list[Departure] = []
+        if self._wheel.clock.now_s() >= self._until_s:
+            self.why = self.why or "its time was over"
+        else:
+            if self._share > 0:
+                wave = self._departures.freeze(min(limit, self._share))
+                self._share = self._share - len(wave) if wave else 0
+            if not wave and self._idle > 0:
+                wave = self._departures.freeze_idle(min(limit, self._idle))
+                self._idle = self._idle - len(wave) if wave else 0
+        if not wave:
+            self._hear(Heard.NOTHING)
+            return
+        self._number += 1
+        self._refused.clear()
+        self._wave, written = [], []
+        for departure in wave:
+            record = self._write(departure)
+            if record is not None:
+                self._wave.append(departure)
+                written.append(record)
+        self._batches = list(records.batches(written))
+        if self._batches:
+            self._hear(Heard.WAVE)
+        else:
+            self._look()
+
+    def _write(self, departure: Departure) -> records.Record | None:
+        movable = departure.movable
+        try:
+            fds = [sock.fileno() for sock in movable.socks()]
+            return records.write(movable.kind, departure.listener, movable.dump(), fds)
+        except Exception as error:  # the connection stays, and the others move
+            self._owner.on_bug("a connection can't be written down", error)
+            self._guarded(departure.movable.thaw)
+            return None
+
+    def _release(self) -> None:
+        wave, self._wave = self._wave, []
+        for number, departure in enumerate(wave):
+            if number in self._refused:
+                self._guarded(departure.movable.thaw)
+            else:
+                self.moved += bool(departure.listener)
+                self._guarded(departure.movable.release)
+
+    def _thaw(self) -> None:
+        wave, self._wave = self._wave, []
+        for departure in wave:
+            self._guarded(departure.movable.thaw)
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:
+            self._owner.on_bug("a connection that moves", error)
+
+    def _send(self, kind: str, fields: dict[str, Any], fds: list[int], patience_s: float) -> None:
+        self._unsent = (kind, fields, fds)
+        self._wheel.arm(self._step, patience_s)
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._unsent is None:
+            return
+        try:
+            self._channel.send(*self._unsent)
+        except ChannelFull:
+            self._wheel.arm(self._retry, RETRY_S)
+            return
+        except ChannelClosed:
+            pass  # the end is read in a moment, behind what the other one had said
+        self._unsent = None
+
+    def _close(self) -> None:
+        self._unsent = None
+        self._step.drop()
+        self._retry.drop()
+        self._loop.remove_reader(self._channel.fileno())
+        self._channel.close()
+        self._owner.on_given(self)
