@@ -158,14 +158,14 @@ class Conversation:
     def _bury(self, live: LiveGeneration, member: Member, status: int) -> None:
         del live.members[member.serial]
         member.close()
+        crashed = (status != 0 or member.state == "accepting") and live.state is not State.FAILED
+        if crashed and member.role == "worker":
+            self._ledger.count_crash(member.serial)
+            how = describe_exit(status)
+            log(ERROR, f"worker {member.slot} (pid {member.pid}) of generation {live.epoch} crashed: {how}")
         self._ledger.fold(member.serial)
         self._supervisor.moves.on_death(member.serial)
         self._supervisor.recycling.on_death(member)
-        crashed = (status != 0 or member.state == "accepting") and live.state is not State.FAILED
-        if crashed and member.role == "worker":
-            self._ledger.count_crash()
-            how = describe_exit(status)
-            log(ERROR, f"worker {member.slot} (pid {member.pid}) of generation {live.epoch} crashed: {how}")
         if not live.zygote_alive:
             if live.state is State.ORPHANED:
                 live.cover()

@@ -18,6 +18,7 @@ from hotproxy.shm.layout import DRAINING, LIVE, ShmError, segment_name
 from hotproxy.shm.schema import from_wire
 from hotproxy.shm.segment import Segment
 from hotproxy.shm.server_stats import (
+    CRASHED_IN_FLIGHT,
     HANDOFF_MOVED,
     HANDOFF_REFUSED,
     RESTARTS,
@@ -99,8 +100,13 @@ class Ledger:
     def count_restart(self, ok: bool) -> None:
         self._count(RESTARTS if ok else RESTARTS_FAILED)
 
-    def count_crash(self) -> None:
+    def count_crash(self, serial: int) -> None:
+        """A worker has crashed, and is not folded yet. What is counted differs from what clients have seen by no more
+        than the connections that it held."""
         self._count(WORKER_CRASHES)
+        if self._segment is not None:
+            held = self._segment.total(serial, "listener.", ".downstream_cx_active")
+            self._count(CRASHED_IN_FLIGHT, max(held, 0))
 
     def count_moved(self, moved: int, refused: int) -> None:
         self._count(HANDOFF_MOVED, moved)

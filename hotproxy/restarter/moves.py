@@ -24,6 +24,10 @@ Slot = tuple[LiveGeneration, Member]
 
 # A giver's channels travel in one message; beyond that many takers nobody notices an uneven load.
 MAX_PAIRS: Final = MAX_FDS
+# How often givers are looked at that have not said yet how it went.
+LOOK_S: Final = 1.0
+# Heartbeats are looked at once a second, and stand still for three of these looks before anybody is said to hang.
+SUSPICIOUS_LOOKS: Final = 6
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +41,7 @@ class Move:
     refused: int = 0
     ms: int = 0
     whys: list[str] = field(default_factory=list)  # what went wrong, one line for each pair where something did
+    until_s: float = 0.0
     alarm: Alarm | None = None
 
 
@@ -63,6 +68,7 @@ class Moves:
         self._hangs = hangs
         self._count = count
         self._pairs: dict[int, _Pair] = {}
+        self._given_up: dict[int, _Pair] = {}  # their givers may still say how it went, or that they are stuck
         self._last = 0
 
     def begin(
@@ -77,17 +83,20 @@ class Moves:
             self._connect(move, giver, [(takers[index], share) for index, share in parts], until_s)
         if move.pairs:
             # Long after the slots' own deadlines: for a zygote that died with GIVE or MOVED in its hands.
-            patience_s = until_s - self._loop.now_s() + 2 * max(_step_s(taker) for taker in takers)
-            move.alarm = self._loop.after(patience_s, lambda: self._too_late(move))
+            move.until_s = until_s + 2 * max(_step_s(taker) for taker in takers)
+            self._look_later(move)
         else:
             self._end(move)
         return move
 
     def on_moved(self, serial: int, pair: int, moved: int, refused: int, why: str) -> None:
         """A giver says that a pair is over."""
-        known = self._pairs.get(pair)
-        if known is None or known.giver[1].serial != serial or moved < 0 or refused < 0:
+        known = self._of(serial, pair)
+        if known is None or moved < 0 or refused < 0:
             log(WARNING, f"slot with serial {serial} says that pair {pair} is over, which it has no part in: ignored")
+            return
+        if self._given_up.pop(pair, None) is not None:
+            self._count(moved, refused)
             return
         move = known.move
         move.moved += moved
@@ -104,8 +113,8 @@ class Moves:
     def on_stuck(self, serial: int, pair: int, committed: bool) -> None:
         """A taker does not answer. After COMMIT its giver does not know whose a wave is, and only a dead one can't
         serve it any more. Before, it is left alone, unless it breathes no more: clients wait in its queues in vain."""
-        known = self._pairs.get(pair)
-        if known is None or known.giver[1].serial != serial:
+        known = self._of(serial, pair)
+        if known is None:
             return
         live, member = known.taker
         if member.serial not in live.members:
@@ -113,16 +122,33 @@ class Moves:
         if committed:
             log(ERROR, f"{_name(known.taker)} (pid {member.pid}) does not answer COMMIT: killed")
             member.kill()
-        elif self._hangs(member.serial):
-            log(ERROR, f"{_name(known.taker)} (pid {member.pid}) answers no OFFER and has no heartbeat: killed")
+        else:
+            self._suspect(known.taker, SUSPICIOUS_LOOKS)
+
+    def _suspect(self, slot: Slot, looks: int) -> None:
+        """One that says nothing to who gives may hang; then clients would wait in its queues for half a minute."""
+        live, member = slot
+        if member.serial not in live.members or not looks:
+            return
+        if self._hangs(member.serial):
+            log(ERROR, f"{_name(slot)} (pid {member.pid}) answers no OFFER and has no heartbeat: killed")
             member.kill()
+        else:
+            self._loop.after(LOOK_S, lambda: self._suspect(slot, looks - 1))
 
     def on_death(self, serial: int) -> None:
         """What a dead giver would have said will not come."""
+        for number in [number for number, pair in self._given_up.items() if pair.giver[1].serial == serial]:
+            del self._given_up[number]
         for number, pair in list(self._pairs.items()):
             if pair.giver[1].serial == serial:
                 pair.move.whys.append(f"{_name(pair.giver)} died")
                 self._close(number)
+
+    def _of(self, serial: int, number: int) -> _Pair | None:
+        """The pair, if it is this giver's."""
+        pair = self._pairs.get(number) or self._given_up.get(number)
+        return pair if pair is not None and pair.giver[1].serial == serial else None
 
     def _connect(self, move: Move, giver: Slot, parts: list[tuple[Slot, int]], until_s: float) -> None:
         pairs: list[list[int]] = []
@@ -158,15 +184,29 @@ class Moves:
         if not move.pairs:
             self._end(move)
 
-    def _too_late(self, move: Move) -> None:
+    def _look_later(self, move: Move) -> None:
+        move.alarm = self._loop.after(LOOK_S, lambda: self._look(move))
+
+    def _look(self, move: Move) -> None:
+        """Nobody waits for a giver that is stopped (SIGSTOP, debugger) or whose word was lost."""
         move.alarm = None
-        log(WARNING, f"{len(move.pairs)} pairs of workers did not say how their move went: what stayed drains")
-        for number in list(move.pairs):
-            self._close(number)
+        late = self._loop.now_s() >= move.until_s
+        for number in sorted(move.pairs):
+            pair = self._pairs[number]
+            giver = pair.giver
+            if late or self._hangs(giver[1].serial):
+                why = "did not say in time how it went" if late else "has no heartbeat"
+                log(WARNING, f"{_name(giver)} gives its connections away and {why}: what it still has drains")
+                self._given_up[number] = pair
+                move.whys.append(f"{_name(giver)} {why}")
+                self._close(number)
+        if move.pairs:
+            self._look_later(move)
 
     def _end(self, move: Move) -> None:
         if move.alarm is not None:
             move.alarm.cancel()
+            move.alarm = None
         move.ms = round((self._loop.now_s() - move.began_s) * 1000)
         move.done(move)
 

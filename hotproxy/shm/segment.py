@@ -297,6 +297,18 @@ class Segment:
             return None
         return Vitals(entry.head(S_HEARTBEAT_NS), entry.head(S_CONNECTIONS), entry.head(S_BUFFERED_BYTES))
 
+    def total(self, serial: int, prefix: str, suffix: str) -> int:
+        """The sum of one process's single-cell statistics with such names; 0 when its slab is gone."""
+        entry = directory.find(self.objects, serial)
+        if entry is None:
+            return 0
+        words, first = entry.shared.words, entry.first_word
+        return sum(
+            words[first + cell]
+            for stat, cell in zip(self.schema.stats, self.schema.cell_of, strict=True)
+            if cell < entry.cells and stat.name.startswith(prefix) and stat.name.endswith(suffix)
+        )
+
     def fold(self, serial: int) -> bool:
         """Add a dead process's counters to the totals; its gauges vanish, its slab is free. The process must be gone
         for good (or never have been forked). False when this serial was folded before."""

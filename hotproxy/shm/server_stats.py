@@ -9,6 +9,7 @@ from hotproxy.shm.schema import COUNTER, Stat
 RESTARTS: Final = "server.restarts"  # hot restarts that ended with the new generation serving
 RESTARTS_FAILED: Final = "server.restarts_failed"  # those that were refused, or failed on the way
 WORKER_CRASHES: Final = "server.worker_crashes"  # workers that ended without having been told to
+CRASHED_IN_FLIGHT: Final = "server.crashed_in_flight"  # clients' connections that those held
 HANDOFF_MOVED: Final = "server.handoff_moved"  # open connections that another worker went on with
 HANDOFF_REFUSED: Final = "server.handoff_refused"  # those that could not move, and were drained
 
@@ -17,5 +18,5 @@ def server_stats() -> list[Stat]:
     """Envoy has none of them, so their families begin with our own name."""
     return [
         Stat(name, COUNTER, (), f"hotproxy_{name.replace('.', '_')}")
-        for name in (RESTARTS, RESTARTS_FAILED, WORKER_CRASHES, HANDOFF_MOVED, HANDOFF_REFUSED)
+        for name in (RESTARTS, RESTARTS_FAILED, WORKER_CRASHES, CRASHED_IN_FLIGHT, HANDOFF_MOVED, HANDOFF_REFUSED)
     ]

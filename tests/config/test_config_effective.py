@@ -106,7 +106,9 @@ def configs(draw: st.DrawFn) -> model.Config:
     policy = draw(st.sampled_from(["round_robin", "least_request", "random"]))
     cluster = model.Cluster("c", tuple(endpoints), "static", policy, draw(durations), draw(durations))
     admin = draw(st.none() | st.just(model.Admin(Address(TCP, host="127.0.0.1", port=999))))
-    return model.Config(draw(st.integers(0, 1024)), admin, draw(durations), draw(durations), tuple(listeners), (cluster,))
+    return model.Config(
+        draw(st.integers(0, 1024)), admin, draw(durations), draw(durations), tuple(listeners), (cluster,)
+    )
 
 
 @settings(max_examples=60, deadline=None)

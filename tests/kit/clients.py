@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import subprocess
 import sys
@@ -85,3 +86,33 @@ def read_response(sock: socket.socket) -> tuple[bytes, bytes]:
         assert data, f"EOF inside the body after {len(body)} of {length} bytes"
         body += data
     return head, body
+
+
+class LongLived:
+    """A running `long_lived.py`. `stop()` gives its counts."""
+
+    def __init__(self, wishes: dict[str, Any]) -> None:
+        program = Path(__file__).with_name("long_lived.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(program), json.dumps(wishes)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self.process.stdout is not None
+        assert select.select([self.process.stdout], [], [], PATIENCE_S)[0], "not every client was answered"
+        assert self.process.stdout.readline() == b"running\n"
+
+    def stop(self) -> dict[str, Any]:
+        output, _ = self.process.communicate(timeout=2 * PATIENCE_S)
+        counts: dict[str, Any] = json.loads(output)
+        return counts
+
+
+@contextlib.contextmanager
+def long_lived(**wishes: Any) -> Iterator[LongLived]:
+    """Connections that live through what the test does meanwhile: see `long_lived.py` for the wishes."""
+    run = LongLived(wishes)
+    try:
+        yield run
+    finally:
+        if run.process.poll() is None:
+            run.process.kill()
+        run.process.communicate()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,3 +124,20 @@ class RecordingOrigin:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def echo_origin(unix_path: str = "") -> Iterator[dict[str, int]]:
+    """`echo_origin.py` as a process; its ports."""
+    program = Path(__file__).with_name("echo_origin.py")
+    process = subprocess.Popen(
+        [sys.executable, str(program), *([unix_path] if unix_path else [])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate()
