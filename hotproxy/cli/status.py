@@ -51,7 +51,7 @@ def render_status(data: dict[str, Any]) -> str:
             for slot in generation["slots"]
         ]
     if last := data["last_restart"]:
-        how = f"ok in {last['ms']} ms, {last['moved']} moved" if last["ok"] else f"refused: {last['reason']}"
+        how = last["reason"] if last["ok"] else f"refused: {last['reason']}"
         lines.append(f"last restart: {how}")
     return "\n".join(lines)
 

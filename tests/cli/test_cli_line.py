@@ -67,3 +67,10 @@ def test_a_supervisor_that_hangs_is_not_reachable(
     with supervisor(tmp_path, None):
         assert call(["--runtime-dir", str(tmp_path), "--instance", "a", "reload", "--timeout", "0.1"]) == 3
     assert "did not answer 'reload' in 0.1s" in capsys.readouterr().err
+
+
+def test_a_worker_that_can_not_be_recycled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with supervisor(tmp_path, "there is no worker 7 that serves; these do: 0, 1") as asked:
+        assert call(["--runtime-dir", str(tmp_path), "--instance", "a", "worker", "recycle", "7"]) == 1
+    assert asked == [{"verb": "recycle", "arguments": {"slot": 7}}]
+    assert capsys.readouterr().err == "hotproxy: refused: there is no worker 7 that serves; these do: 0, 1\n"

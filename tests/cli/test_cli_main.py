@@ -35,6 +35,8 @@ def test_an_instance_that_is_not_running_is_told_apart(tmp_path: Path, capsys: p
         (["sttus"], "Did you mean 'status'?"),
         (["--instance", "../up", "status"], "is no instance name"),
         (["run", "--workers", "0"], "--workers"),
+        (["worker", "recycle", "x"], "'x' is not a valid integer"),
+        (["worker", "recycle", "-1"], "-1"),
         (["stats", "("], "is no regular expression"),
         (["proxy", "--from", ":8080"], "--to"),
         (["proxy", "--from", "8080", "--to", ":9000", "--emit"], "--from '8080'"),

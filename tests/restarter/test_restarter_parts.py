@@ -14,7 +14,7 @@ import pytest
 
 from hotproxy.errors import HotproxyError
 from hotproxy.restarter import kernel, log
-from hotproxy.restarter.frames import PROTOCOL_VERSION, Channel, Message, check
+from hotproxy.restarter.frames import PROTOCOL_VERSION, Channel, ChannelClosed, Message, check
 from hotproxy.restarter.heartbeats import Heartbeats
 from hotproxy.restarter.hello import Deadlines, Hello, HelloError, WantedAddress, WantedListener, parse
 from hotproxy.restarter.holders import holders_of_port, parent_of
@@ -73,6 +73,16 @@ def test_a_hello_that_makes_no_sense(change: dict[str, Any], why: str) -> None:
 def test_only_a_cell_that_stands_still_long_enough_is_late() -> None:
     heartbeats = Heartbeats(late_ticks=3)
     assert [heartbeats.tick({1: 5, 2: beat}) for beat in range(5)] == [[], [], [], [1], []]
+
+
+def test_a_cell_that_stands_still_is_seen_before_it_is_late() -> None:
+    heartbeats = Heartbeats(late_ticks=30)
+    still = []
+    for beat in [1, 2, 2, 2, 2, 3]:
+        heartbeats.tick({1: beat})
+        still.append(heartbeats.stands_still(1))
+    assert still == [False, False, False, False, True, False]
+    assert not heartbeats.stands_still(99)
 
 
 def test_a_pause_of_the_supervisor_kills_nobody() -> None:
@@ -153,6 +163,34 @@ def test_what_does_not_fit_is_sent_later_in_order_and_with_its_descriptors() -> 
     outbox.close()
     theirs.close()
     loop.close()
+
+
+def test_descriptors_that_wait_are_known_to_whoever_forks() -> None:
+    """A child with a copy of a channel's end hid that end from everybody else."""
+    ours, theirs = Channel.pair()
+    outbox = Outbox(ours, Loop(selectors.DefaultSelector()), lambda _: None, lambda _: None, lambda: None)
+    assert outbox.waiting_fds == []
+    while not outbox.waiting_fds:
+        outbox.post("TAKE", {"serial": 1, "pair": 1, "step_s": 1.0, "until_s": 1.0}, [theirs.fileno()])
+    (copy,) = outbox.waiting_fds
+    assert os.fstat(copy).st_ino == os.fstat(theirs.fileno()).st_ino
+    outbox.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_last_words_are_heard_though_something_was_left_unread(unread: bool) -> None:
+    """Then the kernel speaks of a reset first, and of what was said before it only when it is asked again."""
+    ours, theirs = Channel.pair()
+    if unread:
+        ours.send("READY")
+    theirs.send("COMMITTED", {"wave": 1})
+    theirs.close()
+    message = ours.receive()
+    assert message is not None and message.kind == "COMMITTED"
+    with pytest.raises(ChannelClosed):
+        ours.receive()
+    ours.close()
 
 
 def test_the_end_of_a_channel_comes_after_what_was_said() -> None:

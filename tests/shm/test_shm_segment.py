@@ -389,3 +389,22 @@ def test_names_of_two_runtime_dirs_differ(tmp_path):
     for bad in ("", "a/b", "a\0b", "x" * 200):
         with pytest.raises(ShmError):
             segment_name(bad, str(tmp_path))
+
+
+def test_the_total_of_one_process_by_name(shm_name):
+    segment = Segment.create(shm_name)
+    segment.add_stats(
+        [Stat(f"listener.{name}.cx_active", GAUGE) for name in "ab"] + [Stat("listener.a.cx_total", COUNTER)]
+    )
+    first, second = start(segment), start(segment, slot=1)
+    for slab, amount in ((first, 2), (second, 40)):
+        for name in "ab":
+            slab.gauge(f"listener.{name}.cx_active").add(amount)
+        slab.counter("listener.a.cx_total").add(1000)
+    segment.add_stats([Stat("listener.c.cx_active", GAUGE)])  # younger than these slabs
+    assert segment.total(first.serial, "listener.", ".cx_active") == 4
+    assert segment.total(second.serial, "listener.", ".cx_active") == 80
+    assert segment.total(12345, "listener.", ".cx_active") == 0
+    for slab in (first, second):
+        slab.close()
+    segment.close()
