@@ -14,7 +14,7 @@ PLAIN := tests/test_clock.py tests/http tests/net tests/proxy tests/telemetry te
 # Where `make bench` writes Markdown, JSON and pictures; docs/bench has those that the README shows.
 OUT ?= build/bench
 
-.PHONY: run test test-all check compiled format soak fuzz bench micro man lock clean
+.PHONY: run test test-all check compiled format soak moves fuzz bench micro man lock clean
 
 run: .venv/run.stamp  ## a demo: two origins, and a proxy in front of them
 	@$(BIN)/python configs/demo.py
@@ -45,7 +45,11 @@ format: .venv/dev.stamp
 
 soak: compiled  ## 200 restarts under load, 200,000 connections beside slow clients: nothing leaks
 	$(BIN)/python bench/soak.py
+	$(BIN)/python bench/moves.py
 	$(BIN)/python bench/soak_many.py
+
+moves: compiled  ## how long 1,000 open connections stand still at a restart
+	$(BIN)/python bench/moves.py
 
 fuzz: .venv/dev.stamp  ## mutations of the corpus through the kernel, with AddressSanitizer, for SECONDS
 	HOTPROXY_BUILD_FLAGS="-fsanitize=address -fno-omit-frame-pointer" \

@@ -82,6 +82,10 @@ def main() -> int:
         allowed = {"supervisor_kib": SUPERVISOR_GROWTH_KIB, "generation_kib": GENERATION_GROWTH_KIB}.get(what, 0)
         if last[what] > before + allowed:
             problems.append(f"{what} grew from {before} to {last[what]}")
+    moved, refused = stats["server.handoff_moved"], stats["server.handoff_refused"]
+    print(f"  {moved} times a connection moved, {refused} times one stayed and drained")
+    if counts["closes"] > refused:
+        problems.append(f"{counts['closes']} keep-alive connections were asked to go, {refused} had to")
     if counts["failures"]:
         problems.append(f"failed requests: {counts['failures']}")
     if stats["http.web.downstream_rq_total"] != counts["requests"]:

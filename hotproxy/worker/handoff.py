@@ -83,7 +83,7 @@ class Handoff:
     def give(self, message: Message, leaving: bool) -> None:
         """GIVE; owns its descriptors. Raises FrameError."""
         fields = message.fields
-        pairs, step_s, until_s = fields["pairs"], _step_s(fields), float(fields["until_s"])
+        pairs, (step_s, until_s) = fields["pairs"], _deadlines(fields)
         if len(pairs) != len(message.fds) or not pairs:
             raise FrameError(f"{len(pairs)} channels are named, and {len(message.fds)} descriptors came")
         if not all(isinstance(each, list) and [type(part) for part in each[:2]] == [int, int] for each in pairs):
@@ -105,7 +105,7 @@ class Handoff:
 
     def take(self, message: Message, leaving: bool) -> None:
         """TAKE; owns its descriptors. Raises FrameError."""
-        step_s, until_s = _step_s(message.fields), float(message.fields["until_s"])
+        step_s, until_s = _deadlines(message.fields)
         if len(message.fds) != 1 or len(self._takers) >= MAX_CHANNELS:
             raise FrameError(f"{len(message.fds)} descriptors came for one channel")
         (channel,) = _channels(message)
@@ -184,8 +184,9 @@ def _channels(message: Message) -> list[Channel]:
     return channels
 
 
-def _step_s(fields: Mapping[str, Any]) -> float:
-    step_s = float(fields["step_s"])
-    if not 0.0 < step_s <= NO_LIMIT_S:
-        raise FrameError(f"a step of {step_s:g} s")
-    return step_s
+def _deadlines(fields: Mapping[str, Any]) -> tuple[float, float]:
+    step_s, until_s = float(fields["step_s"]), float(fields["until_s"])
+    # CLOCK_MONOTONIC is the machine's age: "no limit" is added to a few years of it.
+    if not (0.0 < step_s <= NO_LIMIT_S and 0.0 < until_s <= 10 * NO_LIMIT_S):
+        raise FrameError(f"steps of {step_s:g} s until {until_s:g}")
+    return step_s, until_s

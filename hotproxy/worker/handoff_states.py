@@ -83,12 +83,13 @@ _BACK: Final[GiverStep] = (G.DONE, (Do.CLOSE, Do.THAW))
 
 
 def _uncertain(state: Giving, after: tuple[Do, ...], then: Giving) -> dict[tuple[Giving, Heard], GiverStep]:
-    """COMMIT was said: only COMMITTED and the end of the channel decide; whatever else comes, the taker must die."""
+    """COMMIT was said: only COMMITTED and the end of the channel decide, and in the end a kill. A taker that says
+    anything else gets nothing more; it may still say COMMITTED, and then it would be a pity to kill it."""
     return {
-        **{(state, heard): (state, (Do.STUCK,)) for heard in (H.TIMEOUT, H.NONSENSE, H.TAKEN, H.PREPARED, *_WRONG_WAY)},
+        **{(state, heard): (G.LAST, ()) for heard in (H.NONSENSE, H.TAKEN, H.PREPARED, *_WRONG_WAY, H.STOP)},
+        (state, H.TIMEOUT): (state, (Do.STUCK,)),
         (state, H.COMMITTED): (then, (Do.RELEASE, *after)),
         (state, H.GONE): _BACK,
-        (state, H.STOP): (G.LAST, ()),
         (state, H.WAVE): (state, ()),
         (state, H.NOTHING): (state, ()),
     }

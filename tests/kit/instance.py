@@ -165,10 +165,12 @@ class Instance:
 
     def shared_memory(self) -> list[Path]:
         """This instance's segments."""
+        return sorted(Path("/dev/shm").glob(f"{self.shared_memory_name().lstrip('/')}*"))
+
+    def shared_memory_name(self) -> str:
         from hotproxy.shm.segment import segment_name
 
-        name = segment_name(self.name, str(self.directory / "run")).lstrip("/")
-        return sorted(Path("/dev/shm").glob(f"{name}*"))
+        return segment_name(self.name, str(self.directory / "run"))
 
 
 @contextlib.contextmanager

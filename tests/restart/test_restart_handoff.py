@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hotproxy.shm import reader
 from tests.kit import clients, origin
 from tests.kit.instance import Instance, eventually, instance
 from tests.restart.test_restart_under_load import one_generation
@@ -201,3 +205,113 @@ def test_a_stopped_worker_keeps_its_connections_and_holds_nobody_up(short_path: 
         stats = proxy.stats()
         assert stats["server.worker_crashes"] == 0
         assert stats["server.handoff_moved"] + stats["server.handoff_refused"] >= 40
+
+
+def test_kill_9_of_workers_spoils_the_sums_by_no_more_than_they_held(short_path: Path, ports: dict[str, int]) -> None:
+    """C10: every 50 ms the counters are read, and none ever falls."""
+    with instance(short_path, config(ports)) as proxy:
+        samples: list[dict[str, Any]] = []
+        done = threading.Event()
+
+        def sample() -> None:
+            while not done.wait(0.05):
+                samples.append(reader.read(proxy.shared_memory_name()).values)
+
+        sampler = threading.Thread(target=sample)
+        sampler.start()
+        try:
+            with clients.load(proxy.port("web"), new_rate=300, keepalive=50, pace_s=0.05) as load:
+                for number in range(4):
+                    killed = proxy.workers()[number % 2]
+                    os.kill(killed, signal.SIGKILL)
+                    eventually(lambda killed=killed: ready_without(proxy, killed), "another worker in its place")
+                    proxy.reload()
+                counts = load.stop()
+        finally:
+            done.set()
+            sampler.join()
+        stats = proxy.stats()
+        allowed = stats["server.crashed_in_flight"]
+        assert stats["server.worker_crashes"] == 4 and allowed > 0
+        assert abs(stats["http.web.downstream_rq_completed"] - counts["ok"]) <= allowed, f"{counts} {stats}"
+        assert sum(counts["failures"].values()) <= allowed, f"{counts} {stats}"
+        assert_gauges_zero(proxy)
+        assert len(samples) > 10
+        for name in [name for name in stats if name.endswith(("_total", "_completed", "_2xx", "_destroy", "_moved"))]:
+            seen = [each[name] for each in samples if name in each]
+            assert seen == sorted(seen), f"{name} fell: {seen}"
+
+
+def ready_without(proxy: Instance, pid: int) -> bool:
+    slots = proxy.status()["generations"][-1]["slots"]
+    return len(slots) == 2 and all(slot["state"] == "accepting" and slot["pid"] != pid for slot in slots)
+
+
+def storm(proxy: Instance, ports: dict[str, int], signals: int) -> None:
+    """C11: HUPs at random moments; how many generations live and accept is looked at between them."""
+    words = random.Random(11)
+    kinds = {"keepalive": 60, "websocket": 20, "tcp_pairs": 20, "streams": 3, "uploads": 3, "pace_s": 0.1}
+    with clients.long_lived(**wishes(proxy, ports, **kinds)) as living:
+        for number in range(signals):
+            proxy.write(config(ports, WORKERS[number % len(WORKERS)], more=f"drain_timeout: {60 + number}s"))
+            proxy.signal(signal.SIGHUP)
+            time.sleep(words.random() * 0.2)  # the storm itself; nothing is expected of the moment
+            states = [each["state"] for each in proxy.status()["generations"]]
+            assert len(states) <= 3 and sum(state in ("opening", "active", "yielding") for state in states) <= 2, states
+        eventually(lambda: idle(proxy), "the last restart")
+        counts = living.stop()
+    assert_all_alive(counts, proxy)
+    assert len(proxy.workers()) == WORKERS[(signals - 1) % len(WORKERS)], "the config that was written last"
+    assert proxy.stats()["server.handoff_refused"] == 0 and proxy.stats()["server.restarts_failed"] == 0
+    assert 2 <= proxy.stats()["server.restarts"] < signals
+
+
+def idle(proxy: Instance) -> bool:
+    """Nothing more is going to happen: asked twice, the epoch is the same and alone."""
+    before = proxy.status()
+    return (
+        one_generation(proxy)
+        and proxy.status()["epoch"] == before["epoch"] == proxy.stats()["server.hot_restart_epoch"]
+    )
+
+
+def test_a_storm_of_signals_is_a_few_restarts_and_nobody_notices(short_path: Path, ports: dict[str, int]) -> None:
+    with instance(short_path, config(ports)) as proxy:
+        storm(proxy, ports, 25)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_200_signals(short_path: Path, ports: dict[str, int]) -> None:
+    with instance(short_path, config(ports)) as proxy:
+        storm(proxy, ports, 200)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_2000_connections_live_through_20_restarts(short_path: Path, ports: dict[str, int]) -> None:
+    """C3, whole: 1,000 keep-alive, 500 WebSocket and 500 TCP connections on the same sockets."""
+    with instance(short_path, config(ports)) as proxy:
+        kinds = {"keepalive": 1000, "websocket": 500, "tcp_pairs": 500, "pace_s": 2.0}
+        with clients.long_lived(**wishes(proxy, ports, **kinds)) as living:
+            for number in range(20):
+                proxy.write(config(ports, WORKERS[(number + 1) % len(WORKERS)]))
+                proxy.reload()
+            counts = living.stop()
+        assert_all_alive(counts, proxy)
+        assert proxy.stats()["server.handoff_moved"] == 40_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_streams_are_byte_exact_across_40_restarts(short_path: Path, ports: dict[str, int]) -> None:
+    """C4, whole: in both directions, with readers that are too slow, beside 1,000 that wait."""
+    with instance(short_path, config(ports)) as proxy:
+        kinds = {"keepalive": 1000, "streams": 30, "uploads": 30, "slow": 10, "pace_s": 3.0}
+        with clients.long_lived(**wishes(proxy, ports, **kinds)) as living:
+            for number in range(40):
+                proxy.write(config(ports, WORKERS[(number + 1) % len(WORKERS)]))
+                proxy.reload()
+            counts = living.stop()
+        assert_all_alive(counts, proxy)
+        assert counts["rounds"]["streams"] == counts["rounds"]["uploads"] == 30

@@ -273,14 +273,27 @@ def test_a_taker_that_answers_nonsense_gets_nothing(kind: str, fields: dict[str,
 
 
 @pytest.mark.parametrize(("kind", "fields"), [frame for frame in PEER_FRAMES if frame != ("COMMITTED", {"wave": 1})])
-def test_a_taker_that_answers_nonsense_to_commit_must_die(kind: str, fields: dict[str, object]) -> None:
+def test_a_taker_that_answers_nonsense_to_commit_must_die_if_that_is_all(kind: str, fields: dict[str, object]) -> None:
     with two_workers(*many(3)) as both:
         both.giver.begin()
         both.new_end.send("PREPARED", {"wave": 1, "refused": []})
         both.old_loop.run()
         both.new_end.send(kind, fields)
         both.old_loop.run()
+        assert set(both.states()) == {"frozen"} and not both.owner.stuck
+        both.pass_time(2 * both.STEP_S)
         assert set(both.states()) == {"frozen"} and both.owner.stuck == [both.giver]
+
+
+def test_a_taker_that_says_committed_after_all_keeps_the_wave_and_gets_no_other() -> None:
+    with two_workers(*many(CANARY + 5)) as both:
+        both.begin()
+        both.new_loop.run()
+        both.old_loop.run()
+        both.new_end.sock.send(b"garbage")
+        both.run()
+        assert both.states().count("released") == CANARY and both.states().count("running") == 5
+        assert not both.owner.stuck and "breaks the protocol" in both.giver.why
 
 
 RECORD = ["http1", "web", 1, b"\x81\xa4name\xa1a"]
