@@ -8,6 +8,8 @@ tells it in HELLO what it must know, and asks for its sockets.
     generation, actions         what happens to a generation, and when: a table, and what it does
     live, conversation          a generation's processes, and what they say
     restarts                    one at a time, and how each ended
+    moves, recycling            connections on their way to other slots; one worker replaced
+    faults                      processes that fail on demand, for tests
     sockets, bind, holders      the listening sockets
     ledger                      shared memory
     requests, commands, status  signals and `supervisor.sock`
