@@ -40,7 +40,7 @@ class Actions:
             Action.SHUT: self._shut,
             Action.DROP_REMOVED: self._drop_removed,
             Action.MOVE: self._move,
-            Action.YIELDED: lambda live, _: supervisor.restarts.yielded(live.move),
+            Action.YIELDED: lambda live, _: supervisor.restarts.yielded(live.epoch, live.move),
             Action.DRAIN: self._drain,
             Action.DRAIN_NOW: self._drain_now,
             Action.KILL: lambda live, _: live.kill(),

@@ -213,6 +213,7 @@ class Conversation:
         live.zygote_alive = False
         self._supervisor.blame(live, _epitaph(live, status))
         live.take_over()
+        self._supervisor.moves.on_zygote_death(live)
         self._supervisor.handle(live, Event.ZYGOTE_DIED)
         if live.state is State.ORPHANED:
             live.cover()

@@ -26,6 +26,8 @@ Slot = tuple[LiveGeneration, Member]
 MAX_PAIRS: Final = MAX_FDS
 # How often givers are looked at that have not said yet how it went.
 LOOK_S: Final = 1.0
+# What a zygote that died had in its hands is lost; those of its slots that were told say within this how it went.
+LAST_WORDS_S: Final = 2.0
 # Heartbeats are looked at once a second, and stand still for three of these looks before anybody is said to hang.
 SUSPICIOUS_LOOKS: Final = 6
 
@@ -135,6 +137,12 @@ class Moves:
             member.kill()
         else:
             self._loop.after(LOOK_S, lambda: self._suspect(slot, looks - 1))
+
+    def on_zygote_death(self, live: LiveGeneration) -> None:
+        """Its slots may not have heard GIVE, and it may have heard MOVED."""
+        for pair in self._pairs.values():
+            if pair.giver[0] is live:
+                pair.move.until_s = min(pair.move.until_s, self._loop.now_s() + LAST_WORDS_S)
 
     def on_death(self, serial: int) -> None:
         """What a dead giver would have said will not come."""
@@ -269,9 +277,9 @@ def may_move(giver: LiveGeneration, taker: LiveGeneration) -> bool:
     return versions[0] is not None and versions[0] == versions[1]
 
 
-def what_moved(move: Move | None) -> str:
+def what_moved(moved: int, refused: int, ms: int) -> str:
     """ ", 12 connections moved in 8 ms, 1 drains" for the sentence that a reload ends with."""
-    if move is None or not (move.moved or move.refused):
+    if not moved and not refused:
         return ""
-    text = f", {move.moved} connection{'s' * (move.moved != 1)} moved in {move.ms} ms"
-    return text + (f", {move.refused} drain{'s' * (move.refused == 1)}" if move.refused else "")
+    text = f", {moved} connection{'s' * (moved != 1)} moved in {ms} ms"
+    return text + (f", {refused} drain{'s' * (refused == 1)}" if refused else "")

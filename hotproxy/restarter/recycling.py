@@ -67,7 +67,9 @@ class Recycling:
         asked.alarm.cancel()
         new = next((each.pid for each in asked.live.serving_slots if each.slot == member.slot), 0)
         ms = round((self._supervisor.loop.now_s() - asked.began_s) * 1000)
-        text = f"worker {member.slot}: pid {member.pid} -> {new} in {ms} ms{what_moved(move)}"
+        text = (
+            f"worker {member.slot}: pid {member.pid} -> {new} in {ms} ms{what_moved(move.moved, move.refused, move.ms)}"
+        )
         log(NOTICE, f"recycled {text}")
         asked.caller.answer(True, text, {"moved": move.moved, "refused": move.refused, "ms": ms})
 

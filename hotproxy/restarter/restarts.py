@@ -8,6 +8,7 @@ a request while one runs is queued, depth one: the config that is read last wins
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -70,6 +71,11 @@ class Restart:
     generation: LiveGeneration | None = None
     predecessor: int = 0  # its epoch; 0: none
     patience: Alarm | None = None
+    serves: bool = False
+    waits_for: set[int] = field(default_factory=set)  # predecessors that have not yielded yet
+    moved: int = 0
+    refused: int = 0
+    move_ms: int = 0
 
 
 class Restarts:
@@ -121,24 +127,35 @@ class Restarts:
         self._replacing = self._loop.after(self._replace_s, self._replace_now)
         self._replace_s = min(max(self._replace_s * 2, REPLACE_S), REPLACE_MAX_S)
 
-    def serves(self, live: LiveGeneration, has_predecessor: bool) -> None:
-        """`live` accepts. The restart ends when its predecessor has yielded."""
-        if self._current is not None and self._current.generation is live:
+    def serves(self, live: LiveGeneration, predecessors: Iterable[int]) -> None:
+        """`live` accepts. The restart ends when those who did before (their epochs) have yielded to it."""
+        restart = self._current
+        if restart is not None and restart.generation is live:
             self._served_s = self._loop.now_s()
             if self._replacing is not None:  # somebody asked for a restart before it was due
                 self._replacing.cancel()
                 self._replacing = None
-            if not has_predecessor:
-                self.yielded()
+            restart.waits_for = set(predecessors)
+            restart.serves = True
+            self._end_if_alone(restart)
 
-    def yielded(self, move: Move | None = None) -> None:
-        """The predecessor has given away all that it could, and accepts nothing any more."""
+    def yielded(self, epoch: int, move: Move | None = None) -> None:
+        """A predecessor has given away all that it could, and accepts nothing any more."""
         restart = self._current
-        if restart is not None and restart.generation is not None:
+        if restart is not None and epoch in restart.waits_for:
+            restart.waits_for.discard(epoch)
+            if move is not None:
+                restart.moved += move.moved
+                restart.refused += move.refused
+                restart.move_ms = max(restart.move_ms, move.ms)
+            self._end_if_alone(restart)
+
+    def _end_if_alone(self, restart: Restart) -> None:
+        if restart.serves and not restart.waits_for and restart.generation is not None:
             change = f"generation {restart.predecessor} -> {restart.generation.epoch}"
             if not restart.predecessor:
                 change = f"generation {restart.generation.epoch}"
-            self._end(restart, True, change, move)
+            self._end(restart, True, change)
 
     def failed(self, live: LiveGeneration) -> None:
         if self._current is not None and self._current.generation is live:
@@ -199,16 +216,15 @@ class Restarts:
         if self._current is restart and restart.generation is not None:
             self._plane.abort(restart.generation, f"it does not serve within the {restart.timeout_s:g} s given")
 
-    def _end(self, restart: Restart, ok: bool, text: str, move: Move | None = None) -> None:
+    def _end(self, restart: Restart, ok: bool, text: str) -> None:
         duration_ms = round((self._loop.now_s() - restart.began_s) * 1000)
         if restart.patience is not None:
             restart.patience.cancel()
-        reason = f"{text} ok in {duration_ms} ms{what_moved(move)}" if ok else text
+        what = what_moved(restart.moved, restart.refused, restart.move_ms)
+        reason = f"{text} ok in {duration_ms} ms{what}" if ok else text
         what = "restart" if self._started else "start"
         log(NOTICE if ok else ERROR, f"{what}: {reason}" if ok else f"{what} refused: {reason}")
-        outcome = Outcome(ok, reason, duration_ms)
-        if move is not None:
-            outcome = Outcome(ok, reason, duration_ms, move.moved, move.refused, move.ms)
+        outcome = Outcome(ok, reason, duration_ms, restart.moved, restart.refused, restart.move_ms)
         self._current = None
         if self._started:
             self.last = outcome

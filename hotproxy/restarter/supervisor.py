@@ -222,7 +222,7 @@ class Supervisor:
         others = [other for other in self._generations if other is not live and other.state in ACCEPTING_STATES]
         for other in others:
             self.handle(other, Event.RETIRE)
-        self.restarts.serves(live, bool(others))
+        self.restarts.serves(live, [other.epoch for other in others])
 
     def failed(self, live: LiveGeneration) -> None:
         if not self._served and not self.stopping:

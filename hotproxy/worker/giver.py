@@ -15,12 +15,17 @@ from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull, Frame
 from hotproxy.worker import records
 from hotproxy.worker.departures import Departure, Departures
 from hotproxy.worker.handoff_states import GIVING, Do, Giving, Heard
+from hotproxy.worker.records import Record
 
 # The first wave is small: if it fails, few have waited for it.
 CANARY: Final = 16
 # A wave stands still for as long as all of it takes (0.1 ms a connection with both its sides), so it is far below the
 # 1,000 at which descriptors in flight come near common limits.
 WAVE: Final = 250
+# Connections with much to send are frozen in smaller waves: what can be written down in some 10 ms.
+MAX_WAVE_BYTES: Final = 4 * 1024 * 1024
+# How many are frozen between two looks at that.
+FEW: Final = 16
 # The kernel is out of something that a frame needs: once more, while the step's time lasts.
 RETRY_S: Final = 0.05
 
@@ -196,34 +201,42 @@ class Giver:
     def _look(self) -> None:
         """The next wave, if there is one."""
         limit = WAVE if self._number else CANARY
-        wave: list[Departure] = []
+        written: list[Record] = []
+        self._wave = []
         if self._wheel.clock.now_s() >= self._until_s:
             self.why = self.why or "its time was over"
         else:
-            if self._share > 0:
-                wave = self._departures.freeze(min(limit, self._share))
-                self._share = self._share - len(wave) if wave else 0
-            if not wave and self._idle > 0:
-                wave = self._departures.freeze_idle(min(limit, self._idle))
-                self._idle = self._idle - len(wave) if wave else 0
-        if not wave:
+            size = 0
+            while len(self._wave) < limit and size < MAX_WAVE_BYTES and (frozen := self._freeze(limit)):
+                for departure in frozen:
+                    record = self._write(departure)
+                    if record is not None:
+                        self._wave.append(departure)
+                        written.append(record)
+                        size += len(record.state)
+        if not self._wave:
             self._hear(Heard.NOTHING)
             return
         self._number += 1
         self._refused.clear()
-        self._wave, written = [], []
-        for departure in wave:
-            record = self._write(departure)
-            if record is not None:
-                self._wave.append(departure)
-                written.append(record)
         self._batches = list(records.batches(written))
-        if self._batches:
-            self._hear(Heard.WAVE)
-        else:
-            self._look()
+        self._hear(Heard.WAVE)
 
-    def _write(self, departure: Departure) -> records.Record | None:
+    def _freeze(self, limit: int) -> list[Departure]:
+        """A few more for this wave."""
+        few = min(FEW, limit - len(self._wave))
+        if self._share > 0:
+            frozen = self._departures.freeze(min(few, self._share))
+            self._share = self._share - len(frozen) if frozen else 0
+            if frozen:
+                return frozen
+        if self._idle > 0:
+            frozen = self._departures.freeze_idle(min(few, self._idle))
+            self._idle = self._idle - len(frozen) if frozen else 0
+            return frozen
+        return []
+
+    def _write(self, departure: Departure) -> Record | None:
         movable = departure.movable
         try:
             fds = [sock.fileno() for sock in movable.socks()]

@@ -121,12 +121,12 @@ def test_each_side_gets_its_end_and_the_sum_is_told(world: World) -> None:
     world.moves.on_moved(12, second[1], 99, 0, "")
     assert world.over == [move] and (move.moved, move.refused, move.ms) == (197, 1, 250)
     assert world.counted == [(98, 1), (99, 0)]
-    assert what_moved(move) == ", 197 connections moved in 250 ms, 1 drains"
+    assert what_moved(move.moved, move.refused, move.ms) == ", 197 connections moved in 250 ms, 1 drains"
 
 
 def test_without_anybody_to_take_it_is_over_at_once(world: World) -> None:
     move = world.begin(world.generation(1, 11), world.generation(2))
-    assert world.over == [move] and what_moved(move) == ""
+    assert world.over == [move] and what_moved(move.moved, move.refused, move.ms) == ""
 
 
 def test_a_giver_s_death_ends_its_pairs(world: World) -> None:
@@ -201,6 +201,19 @@ def test_a_word_that_is_lost_ends_a_move_some_time(world: World) -> None:
     assert not world.over
     world.pass_time(2)
     assert world.over
+
+
+def test_what_a_dead_zygote_had_in_its_hands_is_not_waited_for(world: World) -> None:
+    old, new = world.generation(1, 11, 12), world.generation(2, 21)
+    world.begin(old, new)
+    world.moves.on_zygote_death(new)
+    world.pass_time(5)
+    assert not world.over, "a taker's end is seen by its giver"
+    world.moves.on_zygote_death(old)
+    world.moves.on_moved(11, world.pairs(old)[0][1], 5, 0, "")
+    assert not world.over
+    world.pass_time(3)
+    assert world.over and world.over[0].moved == 5
 
 
 def test_no_channel_is_no_move(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

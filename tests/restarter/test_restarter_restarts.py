@@ -11,6 +11,7 @@ import pytest
 
 from hotproxy.restarter.generation import State
 from hotproxy.restarter.loop import Loop
+from hotproxy.restarter.moves import Move
 from hotproxy.restarter.restarts import HEALTHY_S, MAX_LIVE, ROOM_S, Outcome, Restarts
 
 
@@ -49,7 +50,7 @@ class FakePlane:
             if each.state is State.ACTIVE:
                 each.state, each.drains_since_s = State.DRAINING, self.time_s
         self.live[-1].state = State.ACTIVE
-        self.restarts.serves(self.live[-1], False)
+        self.restarts.serves(self.live[-1], ())
 
     def leave(self, epoch: int) -> None:
         self.live = [each for each in self.live if each.epoch != epoch]
@@ -132,3 +133,28 @@ def test_a_restart_that_somebody_asks_for_replaces_it_as_well(plane: FakePlane) 
     plane.serve()
     plane.pass_time(60.0)
     assert plane.live[-1].epoch == MAX_LIVE + 1
+
+
+def test_a_restart_ends_when_all_have_yielded_to_it_and_no_other_one(plane: FakePlane) -> None:
+    """An orphan and the generation that replaced it yield together. The first ended the restart, and the second one the
+    next restart, before that had served at all."""
+    for epoch in (1, 2):
+        plane.leave(epoch)
+    before = len(plane.outcomes)
+    plane.restarts.request()
+    plane.restarts.serves(plane.live[-1], [1, 7])
+    plane.restarts.yielded(1, moved(10, 1, 20))
+    plane.restarts.yielded(5, moved(1000, 0, 1))
+    assert len(plane.outcomes) == before and plane.restarts.running
+    plane.restarts.yielded(7, moved(5, 0, 30))
+    assert len(plane.outcomes) == before + 1 and not plane.restarts.running
+    outcome = plane.outcomes[-1]
+    assert (outcome.moved, outcome.refused, outcome.move_ms) == (15, 1, 30)
+    assert outcome.reason.endswith("ms, 15 connections moved in 30 ms, 1 drains")
+    plane.restarts.request()
+    plane.restarts.yielded(7, moved(10, 1, 20))
+    assert len(plane.outcomes) == before + 1 and plane.restarts.running
+
+
+def moved(count: int, refused: int, ms: int) -> Move:
+    return Move(lambda _: None, 0.0, moved=count, refused=refused, ms=ms)

@@ -66,6 +66,13 @@ def test_unsent_bytes_of_any_size_go_along(size: int) -> None:
         assert set(both.states()) == {"released"} and len(both.arrived()) == 20
 
 
+def test_connections_with_much_to_send_move_in_smaller_waves() -> None:
+    with two_workers(*many(100, size=500_000)) as both:
+        sizes = waves(both)
+        assert max(sizes) == giver_module.FEW
+        assert set(both.states()) == {"released"}
+
+
 def test_what_is_refused_stays_and_everything_else_moves() -> None:
     with two_workers(*many(40), refuse={"c3", "c30"}) as both:
         both.begin()
