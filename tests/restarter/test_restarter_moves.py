@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotproxy.restarter.frames import HANDOFF
@@ -22,6 +22,7 @@ loads = st.lists(st.integers(1, 3000), min_size=1, max_size=40)
 taken = st.lists(st.integers(0, 3000), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @given(loads, taken)
 def test_everybody_gives_all_that_he_has_to_few(loads: list[int], taken: list[int]) -> None:
     parts = spread(loads, taken)
@@ -30,6 +31,7 @@ def test_everybody_gives_all_that_he_has_to_few(loads: list[int], taken: list[in
     assert sum(len(part) for part in parts) <= len(loads) + len(taken) - 1
 
 
+@settings(deadline=None)
 @given(loads, taken)
 def test_takers_end_up_as_equal_as_possible(loads: list[int], taken: list[int]) -> None:
     after = list(taken)

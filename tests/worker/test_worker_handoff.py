@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import resource
 import socket
 from collections.abc import Iterator
 from typing import Any
 
+import msgpack
 import pytest
 
-from hotproxy.restarter.frames import Channel, ChannelClosed
+from hotproxy.restarter.frames import Channel, ChannelClosed, FrameError
+from tests.kit.instance import eventually
 from tests.worker.test_worker_process import Origin, Worker, ask, config_for, read_answer
 
 FAR = 1e9
@@ -209,3 +212,56 @@ def pair_of(kind: str) -> tuple[int, int]:
         return os.pipe()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET if kind == "channel" else socket.SOCK_STREAM)
     return ours.detach(), theirs.detach()
+
+
+def test_strange_givers_and_takers_cost_nothing(two: tuple[Worker, Worker]) -> None:
+    """Frames at random on real channels, with real descriptors and forged states: no crash, no hang, no leak."""
+    worker, _ = two
+    worker.begin()
+    tcp = [tcp_client(worker, b"x") for _ in range(3)]
+    words = random.Random(9)
+    before = open_files(worker)
+    for _ in range(60):
+        ours, theirs = Channel.pair()
+        gives = words.random() < 0.3
+        if gives:
+            give(worker, theirs, step_s=0.2)
+        else:
+            take(worker, theirs, step_s=0.2)
+        for _ in range(words.randrange(1, 6)):
+            say_anything(ours, words)
+        ours.close()
+        if gives:
+            while worker.receive().kind != "MOVED":
+                pass
+    worker.expect_settled()
+    eventually(lambda: open_files(worker) == before, "every descriptor to be closed")
+    assert_alive([], tcp)
+
+
+def say_anything(channel: Channel, words: random.Random) -> None:
+    state = words.choice(
+        [b"", b"\x80", words.randbytes(30), msgpack.packb({"kind": "tcp", "version": 1, "listener": "db"})]
+    )
+    record = [
+        words.choice(["http1", "tcp", "http1_idle", ""]),
+        words.choice(["web", "db", ""]),
+        words.choice([1, 2, -1]),
+        state,
+    ]
+    frames: list[tuple[str, dict[str, Any]]] = [
+        ("OFFER", {"wave": 1, "last": words.random() < 0.5, "records": [record] * words.randrange(3)}),
+        ("COMMIT", {"wave": words.randrange(3)}), ("TAKEN", {"wave": 1}), ("COMMITTED", {"wave": 1}),
+        ("PREPARED", {"wave": 1, "refused": [words.randrange(-1, 5)]}), ("MOVED", {}), ("DRAIN", {"deadline_s": 1.0}),
+    ]  # fmt: skip
+    kind, fields = words.choice(frames)
+    some = [
+        number for _ in range(words.randrange(3)) for number in pair_of(words.choice(["pipe", "channel", "stream"]))
+    ]
+    with contextlib.suppress(ChannelClosed, FrameError, OSError):
+        if words.random() < 0.2:
+            channel.sock.send(words.randbytes(words.randrange(1, 100)))
+        else:
+            channel.send(kind, fields, some)
+    for fd in some:
+        os.close(fd)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotproxy.restarter.frames import KINDS, MAX_FRAME_BYTES, FrameError, decode, encode
@@ -51,6 +51,7 @@ made = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(made, max_size=30))
 def test_what_is_written_is_read_in_batches_that_fit(written: list[Record]) -> None:
     found: list[Record] = []
@@ -86,6 +87,7 @@ def test_a_newer_giver_may_say_more() -> None:
     assert record == Record("http1", "web", b"\x80", [99]) and records.state_of(record) == {}
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_state_or_a_value_error(data: bytes) -> None:
     try:
