@@ -152,10 +152,7 @@ class Restarts:
 
     def _end_if_alone(self, restart: Restart) -> None:
         if restart.serves and not restart.waits_for and restart.generation is not None:
-            change = f"generation {restart.predecessor} -> {restart.generation.epoch}"
-            if not restart.predecessor:
-                change = f"generation {restart.generation.epoch}"
-            self._end(restart, True, change)
+            self._end(restart, True, _change(restart))
 
     def failed(self, live: LiveGeneration) -> None:
         if self._current is not None and self._current.generation is live:
@@ -213,7 +210,13 @@ class Restarts:
             restart.patience = self._loop.after(restart.timeout_s, lambda: self._out_of_patience(restart))
 
     def _out_of_patience(self, restart: Restart) -> None:
-        if self._current is restart and restart.generation is not None:
+        if self._current is not restart or restart.generation is None:
+            return
+        if restart.serves:  # too late to refuse anything, and what still moves needs nobody who waits
+            for caller in restart.callers:
+                caller.answer(True, f"{_change(restart)} serves; connections still move after {restart.timeout_s:g} s")
+            restart.callers.clear()
+        else:
             self._plane.abort(restart.generation, f"it does not serve within the {restart.timeout_s:g} s given")
 
     def _end(self, restart: Restart, ok: bool, text: str) -> None:
@@ -235,3 +238,8 @@ class Restarts:
         if self._queued is not None and not self._closed:
             self._current, self._queued = self._queued, None
             self._begin(self._current)
+
+
+def _change(restart: Restart) -> str:
+    epoch = restart.generation.epoch if restart.generation is not None else 0
+    return f"generation {restart.predecessor} -> {epoch}" if restart.predecessor else f"generation {epoch}"

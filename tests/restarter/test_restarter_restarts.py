@@ -156,5 +156,21 @@ def test_a_restart_ends_when_all_have_yielded_to_it_and_no_other_one(plane: Fake
     assert len(plane.outcomes) == before + 1 and plane.restarts.running
 
 
+def test_who_has_no_patience_is_answered_while_connections_still_move(plane: FakePlane) -> None:
+    """`reload --timeout 3` gave up on the supervisor, though the new generation served long since."""
+    for epoch in (1, 2):
+        plane.leave(epoch)
+    answers: list[tuple[bool, str]] = []
+    caller: Any = SimpleNamespace(answer=lambda ok, reason, data=None: answers.append((ok, reason)))
+    plane.restarts.request(caller, 3.0)
+    plane.restarts.serves(plane.live[-1], [3])
+    plane.pass_time(2.0)
+    assert answers == []
+    plane.pass_time(2.0)
+    assert answers == [(True, "generation 3 -> 4 serves; connections still move after 3 s")]
+    plane.restarts.yielded(3, moved(5, 0, 4000))
+    assert len(answers) == 1 and plane.outcomes[-1].moved == 5
+
+
 def moved(count: int, refused: int, ms: int) -> Move:
     return Move(lambda _: None, 0.0, moved=count, refused=refused, ms=ms)
