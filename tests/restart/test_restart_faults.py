@@ -96,6 +96,8 @@ def restart_with(proxy: Instance, ports: dict[str, int], fault: Path, step: str,
             assert proxy.command("status").returncode == 0
             new = load.stop()
         counts = living.stop()
+    # One that hangs is killed half a minute later; only then it is known what it held.
+    eventually(lambda: settled(proxy), f"{step}:{what}: one sound generation\n{proxy.log_text()}")
     where = f"{step}:{what} {code} {counts} {new}\n{proxy.log_text()}"
     # A worker that dies takes with it whom it was serving, as any crash does; and nobody else.
     crashed = proxy.stats()["server.crashed_in_flight"] - before
@@ -110,7 +112,6 @@ def restart_with(proxy: Instance, ports: dict[str, int], fault: Path, step: str,
         assert code == 0, where
     else:
         assert code == 1 if step in REFUSED and what != GARBAGE else code in (0, 1), where
-    eventually(lambda: settled(proxy), f"one sound generation\n{where}")
 
 
 QUICK = {
