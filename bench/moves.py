@@ -13,6 +13,7 @@ import argparse
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -45,18 +46,23 @@ def main() -> int:
             where = {"http": ["127.0.0.1", proxy.port("web")], "tcp": ["127.0.0.1", proxy.port("db")]}
             kinds = {"keepalive": count // 2, "websocket": count // 4, "tcp_pairs": count // 4, "streams": 4}
             with clients.long_lived(**where, origin=ports["http"], **kinds, pace_s=chosen.pace) as living:
-                restarts = []
+                restarts, gone_s = [], []
                 with SpinMonitor() as machine:
                     for _ in range(chosen.restarts):
                         proxy.reload()
+                        began_s = time.monotonic()
                         restarts.append(proxy.status()["last_restart"])
                         eventually(lambda: len(proxy.status()["generations"]) == 1, "the old generation to be gone")
+                        gone_s.append(time.monotonic() - began_s)
                 counts = living.stop()
             stats = proxy.stats()
     moved, ms, move_ms = ([each[what] for each in restarts] for what in ("moved", "ms", "move_ms"))
     print(f"{chosen.restarts} restarts, {min(moved)} to {max(moved)} connections each, {chosen.workers} workers")
     print(f"  restart    {statistics.median(ms):7.0f} ms median, {max(ms)} ms worst")
     print(f"  moving     {statistics.median(move_ms):7.0f} ms median, {max(move_ms)} ms worst")
+    print(
+        f"  old gone   {statistics.median(gone_s) * 1e3:7.0f} ms after that at most, {max(gone_s) * 1e3:.0f} ms worst"
+    )
     for kind, worst in sorted(counts["worst_ms"].items()):
         print(f"  {kind:10} {worst:7.1f} ms worst answer or gap")
     print(f"  machine    {machine.worst_ms:7.1f} ms worst gap of its own")
