@@ -40,7 +40,7 @@ GIVING = [
     "receive.COMMITTED", "worker.send.MOVED", "zygote.receive.MOVED", "zygote.receive.DRAIN", "worker.receive.DRAIN",
 ]  # fmt: skip
 
-SETTINGS = "drain_timeout: 60s\nhandoff_timeout: 700ms"
+SETTINGS = "drain_timeout: 45s\nhandoff_timeout: 700ms"
 
 
 @contextlib.contextmanager
