@@ -16,13 +16,16 @@ import socket
 from typing import Final, Protocol
 
 from hotproxy.clock import TICK_S, Timer, TimerWheel
-from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT, Reason
+from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT, LOCAL_CONNECT_FAILURE, Reason
 from hotproxy.net.connection import Loop
 from hotproxy.upstream.endpoint import Endpoint
 
 _KIND: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 # The connect goes on in the background. EINTR is among them by POSIX; Linux does not give it to non-blocking sockets.
 _IN_PROGRESS: Final = frozenset({0, errno.EINPROGRESS, errno.EINTR, errno.EALREADY})
+# Ours to lack. Not EADDRNOTAVAIL (ports are used up towards one endpoint, the next one has its own), and not
+# EAFNOSUPPORT (it stays so for all endpoints of this family): there the next endpoint is the right answer.
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class ConnectOwner(Protocol):
@@ -31,7 +34,10 @@ class ConnectOwner(Protocol):
     def on_connected(self, sock: socket.socket) -> None: ...
 
     def on_connect_failed(self, reason: Reason, error: str) -> None:
-        """`reason` is CONNECT_FAILURE or CONNECT_TIMEOUT, `error` the text for the log: "Connection refused"."""
+        """`reason` is CONNECT_FAILURE, CONNECT_TIMEOUT, or LOCAL_CONNECT_FAILURE: the endpoint has heard nothing of it.
+
+        `error` is the text for the log: "Connection refused".
+        """
 
 
 class ConnectRuntime(Protocol):
@@ -44,7 +50,7 @@ class ConnectRuntime(Protocol):
 class ConnectAttempt:
     """To one endpoint, at most `timeout_s` seconds (0 = as long as the kernel tries). Used once."""
 
-    __slots__ = ("_error", "_loop", "_owner", "_sock", "_timer", "_wheel", "deadline_s", "endpoint")
+    __slots__ = ("_code", "_loop", "_owner", "_sock", "_timer", "_wheel", "deadline_s", "endpoint")
 
     def __init__(self, endpoint: Endpoint, timeout_s: float, owner: ConnectOwner, runtime: ConnectRuntime) -> None:
         self.endpoint = endpoint
@@ -54,7 +60,7 @@ class ConnectAttempt:
         self._wheel = runtime.wheel
         self._sock: socket.socket | None = None
         self._timer = Timer(self, "connect")
-        self._error = ""
+        self._code = 0  # why it failed at once
 
     def start(self) -> None:
         family = self.endpoint.family
@@ -120,11 +126,12 @@ class ConnectAttempt:
 
     def _fail_soon(self, code: int) -> None:
         self._close()
-        self._error = os.strerror(code)
+        self._code = code
         self._loop.call_soon(self._report_failure)
 
     def _report_failure(self) -> None:
-        self._fail(CONNECT_FAILURE, self._error)
+        reason = LOCAL_CONNECT_FAILURE if self._code in _EXHAUSTED else CONNECT_FAILURE
+        self._fail(reason, os.strerror(self._code))
 
     def _fail(self, reason: Reason, error: str) -> None:
         self._close()
