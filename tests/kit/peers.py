@@ -41,10 +41,13 @@ def nginx_config(directory: Path, ports: Sequence[int], origins: Sequence[str]) 
           upstream o{number} {{ server {origin}; keepalive 4; }}
           server {{ listen 127.0.0.1:{port}; location / {{
             proxy_pass http://o{number}; proxy_http_version 1.1; proxy_request_buffering off;
-            proxy_set_header Host $http_host; proxy_set_header Connection ""; }} }}"""
+            proxy_set_header Host $http_host; proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $connection_upgrade; }} }}"""
     return (
         f"daemon off; master_process off; pid {directory}/nginx.pid; error_log {directory}/error.log;"
-        f"events {{}} http {{ access_log off; {temporary} {servers} }}"
+        # As nginx's manual has it for WebSocket: upgrades are forwarded, which hotproxy does by default.
+        "events {} http { map $http_upgrade $connection_upgrade { default upgrade; '' ''; }"
+        f"access_log off; {temporary} {servers} }}"
     )
 
 
