@@ -53,9 +53,10 @@ fuzz: .venv/dev.stamp  ## mutations of the corpus through the kernel, with Addre
 	LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
 	  $(BIN)/python tests/fuzz/http1.py build/fuzz $(SECONDS) $(SEED)
 
-bench: .venv/bench.stamp compiled  ## start-up, restart and memory figures; then beside nginx, HAProxy and Envoy (QUICK=1: two minutes)
+bench: .venv/bench.stamp compiled  ## start-up, restart, memory and collector figures; beside nginx, HAProxy and Envoy (QUICK=1: two minutes)
 	$(BIN)/python bench/startup.py $(if $(QUICK),--quick)
 	$(BIN)/python -m bench.peers $(if $(QUICK),--quick) --out $(OUT)
+	$(BIN)/python bench/collector.py $(if $(QUICK),--quick)
 
 micro: compiled  ## parts of the data path, in microseconds
 	$(BIN)/python -m bench.micro
