@@ -29,10 +29,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+if TYPE_CHECKING:  # not in a zygote: it would be frozen, and shared with the workers
+    from tests.kit.instance import Instance
 
 CONNECTIONS = 10_000
 IN_FLIGHT = 2_000
@@ -71,10 +74,9 @@ def be_the_zygote() -> int:
             gc.callbacks.append(notes(os.environ[FILE], SIZES in os.environ))
             return super().run()
 
-    if THRESHOLDS in os.environ:
+    if THRESHOLDS in os.environ:  # a worker switches the collector off; here it sets these
         wanted = [int(number) for number in os.environ[THRESHOLDS].split(",")]
-        set_threshold = gc.set_threshold
-        gc.set_threshold = lambda *own: set_threshold(*wanted)  # type: ignore[misc,assignment]
+        gc.disable = lambda: gc.set_threshold(*wanted)  # type: ignore[assignment]
 
     # 55 % of the descriptors are kept for a handoff, and none happens here: 10,000 connections need no more than these.
     real = resource.getrlimit
@@ -242,13 +244,10 @@ def origin(directory: Path, port: int) -> Iterator[None]:
         process.wait()
 
 
-def measure(
-    directory: Path, connections: int, in_flight: int, seconds: float, environment: dict[str, str]
-) -> dict[str, Any]:
-    """`summary` of a run. SystemExit when something is not as it should be."""
-    from bench.startup import config, free_port, until
-    from tests.kit.instance import Instance, eventually
-    from tests.kit.origin import need
+def timed(directory: Path, config: str, records: Path, environment: dict[str, str]) -> Instance:
+    """A proxy that notes its collections in `records`; to be started, and ended."""
+    from bench.startup import until
+    from tests.kit.instance import Instance
 
     class Timed(Instance):
         """An instance whose supervisor is the one above."""
@@ -268,10 +267,22 @@ def measure(
             answer = self.command("status", "--json")
             return answer.returncode == 0 and json.loads(answer.stdout)["state"] == "LIVE"
 
-    port, records = free_port(), directory / "collections"
     proxy = Timed(directory)
     proxy.environment |= environment | {FILE: str(records)}
-    proxy.write(config(f"127.0.0.1:{port}", 1))
+    proxy.write(config)
+    return proxy
+
+
+def measure(
+    directory: Path, connections: int, in_flight: int, seconds: float, environment: dict[str, str]
+) -> dict[str, Any]:
+    """`summary` of a run. SystemExit when something is not as it should be."""
+    from bench.startup import config, free_port
+    from tests.kit.instance import eventually
+    from tests.kit.origin import need
+
+    port, records = free_port(), directory / "collections"
+    proxy = timed(directory, config(f"127.0.0.1:{port}", 1), records, environment)
     phases: list[Phase] = []
 
     def phase(name: str, work: Callable[[], int]) -> None:
@@ -334,9 +345,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of the second and third phase, each")
     parser.add_argument("--quick", action="store_true", help="two seconds of each")
     parser.add_argument("--sizes", action="store_true", help="count the objects too, which takes time between pauses")
-    parser.add_argument(
-        "--thresholds", metavar="A,B,C", help="of the collector, instead of the worker's own; 0,0,0: off"
-    )
+    parser.add_argument("--thresholds", metavar="A,B,C", help="collect in the worker after all, with these")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     why = lacks(arguments.connections + 2 * IN_FLIGHT + 200)
