@@ -14,7 +14,7 @@ PLAIN := tests/test_clock.py tests/http tests/net tests/proxy tests/telemetry te
 # Where `make bench` writes Markdown, JSON and pictures; docs/bench has those that the README shows.
 OUT ?= build/bench
 
-.PHONY: run test test-all check compiled format soak fuzz bench micro man lock clean
+.PHONY: run test test-all check compiled format soak fuzz bench profile micro man lock clean
 
 run: .venv/run.stamp  ## a demo: two origins, and a proxy in front of them
 	@$(BIN)/python configs/demo.py
@@ -57,6 +57,9 @@ bench: .venv/bench.stamp compiled  ## start-up, restart, memory and collector fi
 	$(BIN)/python bench/startup.py $(if $(QUICK),--quick)
 	$(BIN)/python -m bench.peers $(if $(QUICK),--quick) --out $(OUT)
 	$(BIN)/python bench/collector.py $(if $(QUICK),--quick)
+
+profile: compiled  ## where the CPU time of a request goes: a table and a flame graph in OUT (needs perf)
+	$(BIN)/python -m bench.profiling --out $(OUT)
 
 micro: compiled  ## parts of the data path, in microseconds
 	$(BIN)/python -m bench.micro

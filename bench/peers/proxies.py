@@ -170,8 +170,12 @@ def available(say: Callable[[str], None]) -> list[Proxy]:
         say(f"{error}: left out")
     else:
         proxies.append(Proxy(ENVOY, _version(binary, "--version"), _envoy_command(binary)))
-    proxies.append(Proxy(HOTPROXY, _version(*HOTPROXY_COMMAND, "version"), _hotproxy_command))
+    proxies.append(hotproxy())
     return proxies
+
+
+def hotproxy() -> Proxy:
+    return Proxy(HOTPROXY, _version(*HOTPROXY_COMMAND, "version"), hotproxy_command)
 
 
 def check(proxy: Proxy) -> None:
@@ -225,7 +229,8 @@ def _nginx_arguments(nginx: str) -> list[str]:
     return [nginx, "-p", "{directory}", "-e", "{directory}/error.log", "-c"]
 
 
-def _hotproxy_command(directory: Path, port: int, origin: Origin) -> list[str]:
+def hotproxy_command(directory: Path, port: int, origin: Origin) -> list[str]:
+    """How it is started; the last word is the path of the config, which is written by then."""
     command = [*HOTPROXY_COMMAND, "--instance", INSTANCE, "--runtime-dir", "{directory}/run", "run", "-c"]
     return _writes(HOTPROXY_CONFIG, "hotproxy.yaml", command)(directory, port, origin)
 
