@@ -14,7 +14,7 @@ PLAIN := tests/test_clock.py tests/http tests/net tests/proxy tests/telemetry te
 # Where `make bench` writes Markdown, JSON and pictures; docs/bench has those that the README shows.
 OUT ?= build/bench
 
-.PHONY: run test test-all check compiled format soak moves fuzz bench micro man lock clean
+.PHONY: run test test-all check compiled format soak moves fuzz bench profile micro man lock clean
 
 run: .venv/run.stamp  ## a demo: two origins, and a proxy in front of them
 	@$(BIN)/python configs/demo.py
@@ -57,9 +57,13 @@ fuzz: .venv/dev.stamp  ## mutations of the corpus through the kernel, with Addre
 	LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
 	  $(BIN)/python tests/fuzz/http1.py build/fuzz $(SECONDS) $(SEED)
 
-bench: .venv/bench.stamp compiled  ## start-up, restart and memory figures; then beside nginx, HAProxy and Envoy (QUICK=1: two minutes)
+bench: .venv/bench.stamp compiled  ## start-up, restart, memory and collector figures; beside nginx, HAProxy and Envoy (QUICK=1: two minutes)
 	$(BIN)/python bench/startup.py $(if $(QUICK),--quick)
 	$(BIN)/python -m bench.peers $(if $(QUICK),--quick) --out $(OUT)
+	$(BIN)/python bench/collector.py $(if $(QUICK),--quick)
+
+profile: compiled  ## where the CPU time of a request goes: a table and a flame graph in OUT (needs perf)
+	$(BIN)/python -m bench.profiling --out $(OUT)
 
 micro: compiled  ## parts of the data path, in microseconds
 	$(BIN)/python -m bench.micro

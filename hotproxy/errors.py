@@ -89,6 +89,15 @@ CONNECT_TIMEOUT: Final = Reason(
     Retry.ALWAYS,
     "upstream connect error or disconnect/reset before headers. reset reason: connection timeout",
 )
+# No descriptor or memory for a socket of ours, which says nothing about the endpoint. Counted where it happens.
+LOCAL_CONNECT_FAILURE: Final = Reason(
+    Side.LOCAL,
+    503,
+    "UF",
+    "upstream_reset_before_response_started{local_connection_failure}",
+    retry=Retry.ALWAYS,
+    body="upstream connect error or disconnect/reset before headers. reset reason: local connection failure",
+)
 UPSTREAM_TERMINATION: Final = Reason(
     Side.UPSTREAM,
     503,

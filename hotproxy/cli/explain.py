@@ -18,6 +18,7 @@ from hotproxy.config.address import UNIX
 from hotproxy.config.effective import duration_text
 from hotproxy.config.suggestions import did_you_mean
 from hotproxy.errors import DIRECT_RESPONSE, EXIT_OK, EXIT_REFUSED
+from hotproxy.proxy.last_hop import LAST_HOP
 from hotproxy.proxy.router import IDEMPOTENT_METHODS
 
 # Who asks: x-forwarded-for says so.
@@ -46,7 +47,7 @@ def explain(
     URL is http://host[:port]/path, or only a path with -H 'Host: …'. The request goes through the code that serves,
     but nothing is sent to anybody.
 
-    Exits 0 when the request is forwarded or answered by its route, 1 when it is refused.
+    Exits 0 when the request is forwarded or answered, 1 when it is refused.
     """
     asked = requests.parse(method, url, headers)
     chosen = choose(globals_, path)
@@ -128,6 +129,8 @@ def _outcome(seen: Rehearsal) -> str:
     """Of a request that no endpoint would get. A route that redirects may still have been refused: a loop, say."""
     if seen.route is not None and seen.info is not None and seen.info.details == DIRECT_RESPONSE.details:
         return "direct_response" if seen.route.redirect is None else "redirect"
+    if seen.info is not None and seen.info.details == LAST_HOP.details:
+        return "last_hop"
     return "refused"
 
 

@@ -131,8 +131,8 @@ def _forwarded(forwarded: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _answer(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     response = facts["response"]
     flags = f" {' '.join(response['flags'])}" if response["flags"] else ""
-    details = f" ({response['details']})" if facts["outcome"] == "refused" else ""
-    what = {"redirect": "redirect", "direct_response": "answer"}.get(facts["outcome"], "refused")
+    details = f" ({response['details']})" if facts["outcome"] in ("refused", "last_hop") else ""
+    what = {"redirect": "redirect", "direct_response": "answer", "last_hop": "answer"}.get(facts["outcome"], "refused")
     yield what, f"{response['status']}{flags}{details}"
     for name, value in response["headers"]:
         if name.lower() == "location":

@@ -54,6 +54,7 @@ _DROPPED_TRAILERS: Final = HOP_BY_HOP | frozenset(
         b"content-type",
         b"cookie",
         b"date",
+        b"early-data",
         b"expect",
         b"expires",
         b"forwarded",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from hotproxy.errors import (
     CONNECT_FAILURE,
     CONNECT_TIMEOUT,
+    LOCAL_CONNECT_FAILURE,
     NO_CLUSTER,
     NO_HEALTHY_UPSTREAM,
     RESPONSE_TIMEOUT,
@@ -56,7 +57,7 @@ PROTOCOL_ERROR_AFTER_START: Final = Reason(
     "upstream_reset_after_response_started{protocol_error}",
     "upstream_cx_protocol_error",
 )
-_COUNTED_BY_THE_POOL: Final = frozenset((CONNECT_FAILURE.counter, CONNECT_TIMEOUT.counter))
+_COUNTED_BY_THE_POOL: Final = frozenset((CONNECT_FAILURE, CONNECT_TIMEOUT, LOCAL_CONNECT_FAILURE))
 
 
 class Router:
@@ -170,9 +171,12 @@ class Router:
         assert cluster is not None and endpoint is not None
         self._pending = None
         self._leave_endpoint()
-        self._avoid.append(endpoint)
         self._connect_failures += 1
-        if self._connect_failures < max(2, len(cluster.endpoints)):
+        attempts = 2  # where we lack something ourselves: another endpoint may have an idle connection
+        if reason is not LOCAL_CONNECT_FAILURE:
+            self._avoid.append(endpoint)
+            attempts = max(2, len(cluster.endpoints))
+        if self._connect_failures < attempts:
             cluster.stats.upstream_rq_retry.inc()
             self._attempt()
             self.flush()
@@ -342,7 +346,7 @@ class Router:
         cluster = self._cluster
         assert cluster is not None
         self._close_upstream()
-        if reason.counter not in _COUNTED_BY_THE_POOL:
+        if reason not in _COUNTED_BY_THE_POOL:
             cluster.stats.by_name(reason.counter).inc()
         if not self._stream.response_started:
             cluster.stats.count_status(reason.status)  # as Envoy does for what it answers in an endpoint's place

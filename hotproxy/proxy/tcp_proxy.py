@@ -19,6 +19,7 @@ from hotproxy.errors import (
     CONNECT_TIMEOUT,
     DOWNSTREAM_DISCONNECT,
     DRAIN_DEADLINE,
+    LOCAL_CONNECT_FAILURE,
     NO_CLUSTER,
     NO_HEALTHY_UPSTREAM,
     Reason,
@@ -184,7 +185,10 @@ class TcpProxy:
         if reason is CONNECT_TIMEOUT:
             cluster.stats.upstream_cx_connect_timeout.inc()
         self._leave_endpoint()
-        self._tried.append(endpoint)
+        if reason is LOCAL_CONNECT_FAILURE:
+            cluster.stats.upstream_cx_connect_local_fail.inc()
+        else:
+            self._tried.append(endpoint)
         attempts = self._info.attempts
         if attempts < self._listener.max_connect_attempts and len(self._tried) < len(cluster.endpoints):
             self._connect()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 # All that a supervisor imports of hotproxy (CONTRIBUTING.md, "Imports point one way").
-PARTS: Final = ("restarter/*.py", "shm/*.py", "shm/*.pyx", "clock.py", "errors.py")
+PARTS: Final = ("restarter/*.py", "shm/*.py", "shm/*.pyx", "clock.py", "data_path.py", "errors.py")
 
 
 def supervisor_code() -> str:

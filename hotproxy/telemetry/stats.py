@@ -204,6 +204,7 @@ class ClusterStats(Scope):
     upstream_cx_destroy: Counter
     upstream_cx_connect_fail: Counter
     upstream_cx_connect_timeout: Counter
+    upstream_cx_connect_local_fail: OwnCounter  # socket() or connect() had no descriptor or memory left; a fail as well
     upstream_cx_connect_attempts_exceeded: Counter
     upstream_cx_none_healthy: Counter
     upstream_cx_idle_timeout: Counter

@@ -16,13 +16,16 @@ import socket
 from typing import Final, Protocol
 
 from hotproxy.clock import TICK_S, Timer, TimerWheel
-from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT, Reason
+from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT, LOCAL_CONNECT_FAILURE, Reason
 from hotproxy.net.connection import Loop
 from hotproxy.upstream.endpoint import Endpoint
 
 _KIND: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 # The connect goes on in the background. EINTR is among them by POSIX; Linux does not give it to non-blocking sockets.
 _IN_PROGRESS: Final = frozenset({0, errno.EINPROGRESS, errno.EINTR, errno.EALREADY})
+# Ours to lack. Not EADDRNOTAVAIL (ports are used up towards one endpoint, the next one has its own), and not
+# EAFNOSUPPORT (it stays so for all endpoints of this family): there the next endpoint is the right answer.
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class ConnectOwner(Protocol):
@@ -31,7 +34,10 @@ class ConnectOwner(Protocol):
     def on_connected(self, sock: socket.socket) -> None: ...
 
     def on_connect_failed(self, reason: Reason, error: str) -> None:
-        """`reason` is CONNECT_FAILURE or CONNECT_TIMEOUT, `error` the text for the log: "Connection refused"."""
+        """`reason` is CONNECT_FAILURE, CONNECT_TIMEOUT, or LOCAL_CONNECT_FAILURE: the endpoint has heard nothing of it.
+
+        `error` is the text for the log: "Connection refused".
+        """
 
 
 class ConnectRuntime(Protocol):
@@ -45,7 +51,7 @@ class ConnectAttempt:
     """To one endpoint, at most `timeout_s` seconds (0 = as long as the kernel tries). Used once."""
 
     __slots__ = (
-        "_error", "_frozen", "_loop", "_owner", "_sock", "_timer", "_watched", "_wheel", "deadline_s", "endpoint",
+        "_code", "_frozen", "_loop", "_owner", "_sock", "_timer", "_watched", "_wheel", "deadline_s", "endpoint",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, timeout_s: float, owner: ConnectOwner, runtime: ConnectRuntime) -> None:
@@ -56,7 +62,7 @@ class ConnectAttempt:
         self._wheel = runtime.wheel
         self._sock: socket.socket | None = None
         self._timer = Timer(self, "connect")
-        self._error = ""
+        self._code = 0  # why it failed at once
         self._watched = False  # the loop tells when it is connected
         self._frozen = False
 
@@ -65,7 +71,7 @@ class ConnectAttempt:
         try:
             sock = socket.socket(family, _KIND)
         except OSError as error:  # EMFILE, ENFILE, ENOBUFS; EAFNOSUPPORT where IPv6 is switched off
-            self._fail_soon(error.errno or 0)
+            self._fail_soon(error.errno or errno.EIO)
             return
         self._sock = sock
         if family != socket.AF_UNIX:
@@ -89,7 +95,7 @@ class ConnectAttempt:
     def thaw(self) -> None:
         self._frozen = False
         self._wheel.resume(self._timer, self)
-        if self._error:
+        if self._code:
             self._loop.call_soon(self._report_failure)
         elif self._sock is not None and self._watched:
             self._loop.add_writer(self._sock.fileno(), self._on_writable)
@@ -140,12 +146,14 @@ class ConnectAttempt:
 
     def _fail_soon(self, code: int) -> None:
         self._close()
-        self._error = os.strerror(code)
+        self._code = code
         self._loop.call_soon(self._report_failure)
 
     def _report_failure(self) -> None:
-        if not self._frozen:
-            self._fail(CONNECT_FAILURE, self._error)
+        if self._frozen:
+            return
+        reason = LOCAL_CONNECT_FAILURE if self._code in _EXHAUSTED else CONNECT_FAILURE
+        self._fail(reason, os.strerror(self._code))
 
     def _fail(self, reason: Reason, error: str) -> None:
         self._close()

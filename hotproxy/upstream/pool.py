@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 from typing import Protocol
 
-from hotproxy.errors import CONNECT_TIMEOUT, Reason
+from hotproxy.errors import CONNECT_TIMEOUT, LOCAL_CONNECT_FAILURE, Reason
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.connect import ConnectAttempt, ConnectOwner, ConnectRuntime
 from hotproxy.upstream.endpoint import Endpoint
@@ -102,6 +102,8 @@ class PoolConnect:
         stats.upstream_cx_connect_fail.inc()
         if reason is CONNECT_TIMEOUT:  # Envoy counts a timeout as both
             stats.upstream_cx_connect_timeout.inc()
+        elif reason is LOCAL_CONNECT_FAILURE:
+            stats.upstream_cx_connect_local_fail.inc()
         try:
             user.on_pool_failure(reason, error)
         except Exception:

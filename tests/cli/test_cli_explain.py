@@ -129,6 +129,19 @@ def test_what_is_refused_before_the_routes(explain: Any) -> None:
     assert code == 1 and "refused       400 DPE (path_normalization_failed)" in story and "route" not in story[1:]
 
 
+@pytest.mark.parametrize("method", ["OPTIONS", "TRACE"])
+def test_the_last_hop_of_max_forwards_answers_and_refuses_nothing(explain: Any, method: str) -> None:
+    """It said "refused 200", and exited 1."""
+    code, story = explain(method, "http://api.example.com/v1/", "-H", "Max-Forwards: 0")
+    assert code == 0 and story.endswith("  answer        200 (max_forwards_reached)\n")
+    code, text = explain(method, "http://api.example.com/v1/", "-H", "Max-Forwards: 0", "--json")
+    assert code == 0 and json.loads(text)["outcome"] == "last_hop"
+    code, story = explain(method, "http://api.example.com/v1/", "-H", "Max-Forwards: 1")
+    assert code == 0 and "~ max-forwards: 0    (was 1)" in story
+    code, story = explain(method, "http://api.example.com/v1/", "-H", "Max-Forwards: x")
+    assert code == 1 and "refused       400 DPE (invalid_max_forwards)" in story
+
+
 def test_what_is_refused_behind_a_route_that_would_redirect(explain: Any) -> None:
     code, story = explain("GET", "http://api.example.com/old", "-H", "via: " + "1.1 hotproxy, " * 16 + "1.1 x")
     assert code == 1 and "refused       508 (via_loop)" in story

@@ -510,11 +510,3 @@ def test_section_17_10_names_that_differ_by_an_underscore_are_no_way_around(book
 
 def test_cve_2016_5385_a_proxy_field_never_reaches_a_cgi(book: Book) -> None:
     assert upstream(book(), request("Proxy: http://evil/"))[2:] == []
-
-
-def test_rfc_8470_section_5_1_early_data_is_not_removed_and_425_not_repeated(book: Book) -> None:
-    play = book()
-    play(("down", request("Early-Data: 1")), ("up", response("Content-Length: 0", line="HTTP/1.1 425 Too Early")))
-    assert b"\r\nEarly-Data: 1\r\n" in received(play, "up")
-    assert received(play, "down").startswith(b"HTTP/1.1 425 Too Early\r\n")
-    assert play.count("cluster.api.upstream_rq_total") == 1

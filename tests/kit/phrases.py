@@ -36,5 +36,8 @@ def local(status: bytes, body: bytes = b"", fields: bytes = b"", close: bool = F
 
 CONNECT_FAILED = b"upstream connect error or disconnect/reset before headers. reset reason: connection failure"
 CONNECT_TIMED_OUT = b"upstream connect error or disconnect/reset before headers. reset reason: connection timeout"
+CONNECT_FAILED_HERE = (
+    b"upstream connect error or disconnect/reset before headers. reset reason: local connection failure"
+)
 TERMINATED = b"upstream connect error or disconnect/reset before headers. reset reason: connection termination"
 PROTOCOL_ERROR = b"upstream connect error or disconnect/reset before headers. reset reason: protocol error"

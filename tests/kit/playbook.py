@@ -19,7 +19,7 @@ from typing import Final
 from hotproxy.clock import TimerWheel
 from hotproxy.config.address import Address
 from hotproxy.config.model import Route, VirtualHost
-from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT, DRAIN_DEADLINE
+from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT, DRAIN_DEADLINE, LOCAL_CONNECT_FAILURE
 from hotproxy.net.connection import OPEN
 from hotproxy.proxy.connection_manager import ConnectionManager
 from hotproxy.proxy.route import RouteTable
@@ -44,6 +44,7 @@ from tests.kit.handoff import Handoff
 OK = "ok"
 REFUSED = "refused"
 TIMED_OUT = "timed out"
+NO_DESCRIPTOR = "no descriptor"
 HANGS = "hangs"
 
 Step = tuple[object, ...]
@@ -85,6 +86,8 @@ class FakeConnect:
             self._owner.on_connect_failed(CONNECT_FAILURE, "Connection refused")
         elif outcome == TIMED_OUT:
             self._owner.on_connect_failed(CONNECT_TIMEOUT, "Connection timed out")
+        elif outcome == NO_DESCRIPTOR:
+            self._owner.on_connect_failed(LOCAL_CONNECT_FAILURE, "Too many open files")
 
 
 class _Clock(FakeClock):

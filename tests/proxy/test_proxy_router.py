@@ -15,6 +15,7 @@ from tests.kit.phrases import (
     CHUNKED_POST,
     CHUNKED_POST_UP,
     CONNECT_FAILED,
+    CONNECT_FAILED_HERE,
     CONNECT_TIMED_OUT,
     FORWARDED,
     GET,
@@ -28,7 +29,7 @@ from tests.kit.phrases import (
     WARM,
     local,
 )
-from tests.kit.playbook import EOF, HANGS, REFUSED, RESET, TIMED_OUT, Playbook
+from tests.kit.playbook import EOF, HANGS, NO_DESCRIPTOR, REFUSED, RESET, TIMED_OUT, Playbook
 
 Book = Callable[..., Playbook]
 
@@ -257,6 +258,31 @@ def test_no_endpoint_can_be_reached(book: Book, outcome: str, body: bytes, detai
     assert play.ended() == (("UF",), f"upstream_reset_before_response_started{{{details}}}", 503)
     assert len(play.connects_to) == max(2, endpoints)
     assert play.count("cluster.api.upstream_rq_503") == 1
+
+
+def test_no_descriptor_for_a_connect_is_not_the_endpoints_fault(book: Book) -> None:
+    """EMFILE was counted and told as a failure of the endpoint, and every other endpoint was tried in its place."""
+    play = book(endpoints=["10.0.0.1:1", "10.0.0.2:2", "10.0.0.3:3"], outcomes=[NO_DESCRIPTOR] * 3)
+    assert play(("down", GET)) == [("down", local(b"503 Service Unavailable", CONNECT_FAILED_HERE))]
+    assert play.ended() == (("UF",), "upstream_reset_before_response_started{local_connection_failure}", 503)
+    names = ("upstream_cx_connect_local_fail", "upstream_cx_connect_fail", "upstream_cx_total", "upstream_rq_retry")
+    assert [play.count(f"cluster.api.{name}") for name in names] == [2, 2, 2, 1]
+    assert play.count("cluster.api.upstream_rq_503") == 1
+
+
+def test_an_endpoint_is_not_avoided_for_what_we_lack(book: Book) -> None:
+    for outcome, avoided in ((NO_DESCRIPTOR, []), (REFUSED, ["10.0.0.1:1"])):
+        play = book(endpoints=["10.0.0.1:1", "10.0.0.2:2"], outcomes=[outcome, HANGS])
+        play(("down", GET))
+        assert play.manager.stream is not None and play.manager.stream.router is not None
+        assert play.manager.stream.router.dump()["avoid"] == avoided
+        play(("down", RESET))
+
+
+def test_a_connect_that_we_had_no_descriptor_for_comes_about_in_the_next_turn(book: Book) -> None:
+    play = book(outcomes=[NO_DESCRIPTOR])
+    assert play(("down", POST), ("up", HI)) == [("up", POST_UP), ("down", HI_DOWN)]
+    assert play.count("cluster.api.upstream_rq_retry_success") == 1
 
 
 def test_a_cluster_without_endpoints(book: Book) -> None:

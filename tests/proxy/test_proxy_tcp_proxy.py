@@ -8,10 +8,11 @@ import socket
 
 import pytest
 
-from hotproxy.errors import DRAIN_DEADLINE
+from hotproxy.errors import DRAIN_DEADLINE, LOCAL_CONNECT_FAILURE
 from hotproxy.net.connection import HIGH_WATERMARK_BYTES, Connection
 from hotproxy.proxy.tcp_proxy import EARLY_BYTES, Leg, TcpProxy
 from hotproxy.upstream.connect import ConnectAttempt
+from hotproxy.upstream.endpoint import Endpoint
 from tests.kit.clock import pass_time
 from tests.kit.tcp_bench import IDLE_S, TcpBench, reset
 
@@ -139,6 +140,41 @@ def test_when_no_attempt_is_left_the_client_is_told_by_a_close(make, endpoints, 
     assert bench.info.attempts == tried
     assert "Connection_refused" in bench.info.details
     assert bench.process.stats.upstream_cx_connect_fail.value == tried
+
+
+class Starved:
+    """A connect for which there is no descriptor."""
+
+    def __init__(self, endpoint, timeout_s, owner, runtime) -> None:
+        self._owner = owner
+        self._loop = runtime.loop
+
+    def start(self) -> None:
+        self._loop.call_soon(lambda: self._owner.on_connect_failed(LOCAL_CONNECT_FAILURE, "Too many open files"))
+
+
+def test_no_descriptor_for_a_connect_is_not_the_endpoints_fault(make):
+    bench = make(endpoints=3, attempts=2)
+    pools = bench.process.runtime.snapshot.pools
+    made: list[Endpoint] = []
+
+    def connector(endpoint, timeout_s, owner, runtime):
+        made.append(endpoint)
+        return Starved(endpoint, timeout_s, owner, runtime)
+
+    pools.connector = connector
+    bench.start()
+    bench.turn()
+    assert bench.client.recv(1) == b""
+    bench.client.close()
+    bench.turn()
+    assert made == [bench.process.endpoints[0]] * 2, "nobody was avoided"
+    assert bench.info.flags == ("UF", "URX")
+    assert bench.info.details == (
+        "upstream_reset_before_response_started{local_connection_failure|Too_many_open_files}"
+    )
+    stats = bench.process.stats
+    assert (stats.upstream_cx_connect_local_fail.value, stats.upstream_cx_connect_fail.value) == (2, 2)
 
 
 def test_a_cluster_without_endpoints(make):

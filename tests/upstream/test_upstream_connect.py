@@ -12,7 +12,7 @@ import pytest
 
 from hotproxy.clock import TimerWheel
 from hotproxy.config.address import Address
-from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT
+from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT, LOCAL_CONNECT_FAILURE
 from hotproxy.upstream.connect import ConnectAttempt, _is_connected_to_itself
 from hotproxy.upstream.endpoint import Endpoint
 from tests.kit.clock import FakeClock, pass_time
@@ -168,7 +168,7 @@ def test_cancel_is_the_end_of_it(bench, closed_port, turns, tmp_path):
     assert bench.owner.heard == []
 
 
-def test_no_descriptor_left_is_a_failure_like_any_other(bench, closed_port):
+def test_no_descriptor_left_is_a_failure_of_ours(bench, closed_port):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = max(int(name) for name in os.listdir("/proc/self/fd"))
     holes = [os.open("/dev/null", os.O_RDONLY) for _ in range(used + 1 - bench.fds_before)]
@@ -185,7 +185,7 @@ def test_no_descriptor_left_is_a_failure_like_any_other(bench, closed_port):
         for fd in holes:
             os.close(fd)
     bench.loop.run()
-    assert bench.owner.heard == [(CONNECT_FAILURE, os.strerror(errno.EMFILE))]
+    assert bench.owner.heard == [(LOCAL_CONNECT_FAILURE, os.strerror(errno.EMFILE))]
 
 
 def test_a_socket_connected_to_itself_is_a_refusal():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from hotproxy.config.address import Address
-from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT
+from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT, LOCAL_CONNECT_FAILURE
 from hotproxy.http.codec import END
 from hotproxy.upstream.endpoint import Endpoint
 from tests.kit.clock import pass_time
@@ -125,14 +125,15 @@ def test_an_end_before_the_end_of_the_response_is_a_loss(world: World, before: b
 
 
 def test_a_connect_that_fails_is_counted(world: World) -> None:
-    for reason in (CONNECT_FAILURE, CONNECT_TIMEOUT):
+    for reason in (CONNECT_FAILURE, CONNECT_TIMEOUT, LOCAL_CONNECT_FAILURE):
         user = User()
         world.pools.connect(world.cluster, world.endpoints[0], user, world).start()
         world.attempts[-1].owner.on_connect_failed(reason, "")
         assert user.heard == [reason]
     stats = world.stats
-    assert (stats.upstream_cx_connect_fail.value, stats.upstream_cx_connect_timeout.value) == (2, 1)
-    assert (stats.upstream_cx_total.value, stats.upstream_rq_pending_total.value) == (2, 2)
+    assert (stats.upstream_cx_connect_fail.value, stats.upstream_cx_connect_timeout.value) == (3, 1)
+    assert stats.upstream_cx_connect_local_fail.value == 1
+    assert (stats.upstream_cx_total.value, stats.upstream_rq_pending_total.value) == (3, 3)
 
 
 def test_a_connect_that_nobody_wants_any_more(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from hotproxy.net.connection import CLOSED, Connection
 from hotproxy.restarter.frames import Channel
 from hotproxy.shm.cells import Slab
 from hotproxy.worker.build import declare_stats
-from hotproxy.worker.main import EXIT_FAILED, Worker, WorkerStart, run
+from hotproxy.worker.main import EXIT_FAILED, Worker, WorkerStart, _prepare_process, run
 from tests.kit.connection import FakeGauge
 
 
@@ -89,6 +90,15 @@ def test_an_exception_outside_of_connections_is_logged_and_counted(bench, capfd)
     bench.turn()
     assert bench.bugs == 1
     assert "RuntimeError: in a tick" in capfd.readouterr().err
+
+
+def test_a_worker_is_never_stopped_by_the_collector():
+    """With 2,000 requests in flight everybody had to wait for 9 ms, again and again, and nothing was found."""
+    pid = os.fork()
+    if pid == 0:
+        _prepare_process()
+        os._exit(gc.isenabled())
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_a_worker_that_cannot_be_built_says_why(tmp_path):
