@@ -88,8 +88,8 @@ def _prepare_process() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # No collections: what ends here breaks its cycles itself, so they find nothing, and everybody waits for them. No
     # threshold bounds a pause: objects of older generations that die count against it, so with 10,000 for generation 0
-    # and 2,000 requests in flight it looked at 30,000 objects, for 9 ms of CPU time. Also tried: a collection while no
-    # connection is open, 12 ms for the idle ones of the pool. bench/collector.py measures it.
+    # and 2,000 requests in flight it looked at 30,000 objects, for 3 to 9 ms of CPU. Also tried: a collection while
+    # no connection is open, 12 ms for the idle ones of the pool. bench/collector.py measures it.
     gc.disable()
 
 
