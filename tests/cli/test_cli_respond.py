@@ -13,13 +13,18 @@ import pytest
 from hotproxy.cli.main import call
 
 
+def heed_ctrl_c() -> None:
+    """A shell starts what runs in the background with SIGINT ignored, tests among it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_it_answers_and_removes_its_socket(tmp_path: Path, number: signal.Signals) -> None:
     """TERM left the socket's file, so the next start found an address in use; content-type came twice."""
     path = tmp_path / "o.sock"
     command = [sys.executable, "-m", "hotproxy.cli.main", "respond", "<b>hi</b>", "--listen", f"unix:{path}"]
     command += ["--status", "201", "--header", "Content-Type: text/html", "--header", "x-a: 1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=heed_ctrl_c) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == f"responding on unix:{path}\n".encode()
         with socket.socket(socket.AF_UNIX) as client:
