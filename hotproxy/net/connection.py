@@ -113,29 +113,10 @@ class Connection:
     """A connected, non-blocking socket. Reading starts with `start()`; `read_disable` and `read_enable` count."""
 
     __slots__ = (
-        "_buffered",
-        "_discarded",
-        "_done",
-        "_error",
-        "_loop",
-        "_pending",
-        "_read_disabled",
-        "_reading",
-        "_shut_after_flush",
-        "_started",
-        "_timer",
-        "_wheel",
-        "_writing",
-        "fd",
-        "owner",
-        "pressed",
-        "read_closed",
-        "rx_bytes",
-        "sock",
-        "state",
-        "tx_bytes",
-        "write_closed",
-    )
+        "_buffered", "_discarded", "_done", "_error", "_loop", "_pending", "_read_disabled", "_reading",
+        "_shut_after_flush", "_started", "_timer", "_wheel", "_writing", "fd", "owner", "pressed", "read_closed",
+        "rx_bytes", "sock", "state", "tx_bytes", "write_closed",
+    )  # fmt: skip
 
     def __init__(
         self, sock: socket.socket, owner: ConnectionOwner, loop: Loop, wheel: TimerWheel, buffered: Gauge
