@@ -8,7 +8,6 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-import socket
 from pathlib import Path
 from typing import Final
 
@@ -120,14 +119,11 @@ def _admin(config: Config, instance_dir: Path) -> list[WantedListener]:
 
 
 def _wanted(address: Address) -> WantedAddress:
-    """Names become numbers here: the supervisor asks no DNS server and no user database."""
+    """Names become numbers here: the supervisor asks no user database."""
     if address.family == "unix":
         owner, group = _number_of(address.owner, "passwd"), _number_of(address.group, "group")
         return WantedAddress(str(address), "unix", path=address.path, mode=address.mode, owner=owner, group=group)
-    host = address.host
-    if address.is_name:
-        host = str(socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][4][0])
-    return WantedAddress(str(address), "tcp", host=host, port=address.port)
+    return WantedAddress(str(address), "tcp", host=address.host, port=address.port)
 
 
 def _number_of(name: str, database: str) -> int:

@@ -18,9 +18,9 @@ from tests.kit.instance import PATIENCE_S
 class LoadRun:
     """A running `load.py`. `stop()` gives its counts."""
 
-    def __init__(self, port: int, new_rate: float, keepalive: int, pace_s: float) -> None:
+    def __init__(self, host: str, port: int | str, new_rate: float, keepalive: int, pace_s: float) -> None:
         program = Path(__file__).with_name("load.py")
-        arguments = ["127.0.0.1", str(port), "--new-rate", str(new_rate), "--keepalive", str(keepalive)]
+        arguments = [host, str(port), "--new-rate", str(new_rate), "--keepalive", str(keepalive)]
         self.process = subprocess.Popen(
             [sys.executable, str(program), *arguments, "--pace", str(pace_s)],
             stdin=subprocess.PIPE,
@@ -36,8 +36,11 @@ class LoadRun:
 
 
 @contextlib.contextmanager
-def load(port: int, new_rate: float = 0, keepalive: int = 0, pace_s: float = 0.4) -> Iterator[LoadRun]:
-    run = LoadRun(port, new_rate, keepalive, pace_s)
+def load(
+    port: int | str, new_rate: float = 0, keepalive: int = 0, pace_s: float = 0.4, host: str = "127.0.0.1"
+) -> Iterator[LoadRun]:
+    """`host` "unix": `port` is a path."""
+    run = LoadRun(host, port, new_rate, keepalive, pace_s)
     try:
         yield run
     finally:

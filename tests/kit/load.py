@@ -1,6 +1,7 @@
 """A load of HTTP/1.1 clients that counts every outcome; a program of its own: it shares no interpreter with a test.
 
     python load.py HOST PORT --new-rate 1000 --keepalive 200 --pace 0.4      runs until its stdin is closed
+    python load.py unix PATH …
 
 Clients of two kinds: *new* ones connect, ask once and read to the end, so many a second from a fixed schedule (a slow
 answer does not slow the schedule); *keep-alive* ones ask again and again on one connection, `pace` seconds apart, and
@@ -43,8 +44,10 @@ class Client:
 
 
 class Load:
-    def __init__(self, address: tuple[str, int], new_rate: float, keepalive: int, pace_s: float) -> None:
-        self.address = address
+    def __init__(self, host: str, port: str, new_rate: float, keepalive: int, pace_s: float) -> None:
+        families = {"unix": socket.AF_UNIX, "::1": socket.AF_INET6}
+        self.family = families.get(host, socket.AF_INET)
+        self.address = port if host == "unix" else (host, int(port))
         self.new_rate = new_rate
         self.keepalive = keepalive
         self.pace_s = pace_s
@@ -106,7 +109,7 @@ class Load:
     # -- one client ---------------------------------------------------------------------------------------------
 
     def connect(self, keepalive: bool) -> None:
-        sock = socket.socket(socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET, socket.SOCK_STREAM)
+        sock = socket.socket(self.family, socket.SOCK_STREAM)
         sock.setblocking(False)
         client = Client(sock, keepalive)
         self.clients[sock.fileno()] = client
@@ -210,12 +213,12 @@ class Load:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("host")
-    parser.add_argument("port", type=int)
+    parser.add_argument("port")
     parser.add_argument("--new-rate", type=float, default=0.0)
     parser.add_argument("--keepalive", type=int, default=0)
     parser.add_argument("--pace", type=float, default=0.4)
     arguments = parser.parse_args()
-    load = Load((arguments.host, arguments.port), arguments.new_rate, arguments.keepalive, arguments.pace)
+    load = Load(arguments.host, arguments.port, arguments.new_rate, arguments.keepalive, arguments.pace)
     print(json.dumps(load.run()), flush=True)
 
 
