@@ -1,4 +1,5 @@
-"""`supervisor.sock`: one command and one answer for each connection, from the same user or root.
+"""`supervisor.sock`: one command and one answer for each connection, from the same user or root; and zygotes of a
+supervisor that is dead, which introduce themselves.
 
 It always answers, whatever the workers do: nothing here waits for anybody.
 """
@@ -67,11 +68,21 @@ class Caller:
 class CommandSocket:
     """Listens on `path`, mode 0660. `on_command(caller, verb, arguments)` must lead to one answer."""
 
-    def __init__(self, path: Path, loop: Loop, on_command: Callable[[Caller, str, dict[str, Any]], None]) -> None:
-        """Replaces what a dead supervisor left (the caller holds the instance's lock). Raises OSError."""
+    def __init__(
+        self,
+        path: Path,
+        loop: Loop,
+        on_command: Callable[[Caller, str, dict[str, Any]], None],
+        on_attach: Callable[[Channel, int, Message], None],
+    ) -> None:
+        """Replaces what a dead supervisor left (the caller holds the instance's lock). Raises OSError.
+
+        `on_attach(channel, pid, ATTACH)`: a zygote without a supervisor; the channel stays open, and is the callee's.
+        """
         self.path = path
         self._loop = loop
         self._on_command = on_command
+        self._on_attach = on_attach
         self._callers: dict[Caller, None] = {}  # the oldest first
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock.setblocking(False)
@@ -146,6 +157,11 @@ class CommandSocket:
             self._obey(caller, message)
 
     def _obey(self, caller: Caller, message: Message) -> None:
+        if message.kind == "ATTACH" and not caller.asked:
+            self._loop.unwatch(caller.channel)
+            del self._callers[caller]
+            self._on_attach(caller.channel, caller.pid, message)
+            return
         message.close_fds()
         if message.kind != "COMMAND":
             caller.refuse(message.kind, "only COMMAND is understood here")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
+from typing import Final
 
 from hotproxy.errors import EXIT_NOT_PERMITTED, EXIT_REFUSED, HotproxyError
+
+SUPERVISOR_SOCKET: Final = "supervisor.sock"
 
 
 class InstanceLock:

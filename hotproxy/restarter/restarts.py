@@ -92,6 +92,7 @@ class Restarts:
         self._served_s = 0.0  # since when the one that serves does
         self._closed = False
         self._started = False  # the first start is no restart
+        self._held = False  # it is not known yet what an earlier supervisor left
         self.last: Outcome | None = None
 
     @property
@@ -114,12 +115,27 @@ class Restarts:
             restart.callers.append(caller)
         # The least patient of those who asked together decides.
         restart.timeout_s = min(restart.timeout_s or timeout_s, timeout_s or restart.timeout_s)
-        if restart is self._current:
+        if restart is self._current and not self._held:
             self._begin(restart)
+
+    def hold(self) -> None:
+        """Whatever is asked for waits until `release`."""
+        self._held = True
+
+    def release(self, serves: bool) -> None:
+        """`serves`: a generation of an earlier supervisor does, so that nothing need be started."""
+        self._held = False
+        if serves:
+            self._started = True
+            self._served_s = self._loop.now_s()
+        if self._current is not None:
+            self._begin(self._current)
+        elif not serves:
+            self.request()
 
     def replace(self) -> None:
         """The accepting generation lost its zygote: start it afresh, unless a restart does that anyway."""
-        if self._current is not None or self._closed or self._replacing is not None:
+        if self._current is not None or self._closed or self._replacing is not None or self._held:
             return
         if self._loop.now_s() - self._served_s >= HEALTHY_S:
             self._replace_s = 0.0
@@ -164,7 +180,7 @@ class Restarts:
 
     def gone(self) -> None:
         """A generation has left: there may be room for the one that waits."""
-        if self._current is not None and self._current.generation is None:
+        if self._current is not None and self._current.generation is None and not self._held:
             self._begin(self._current)
 
     def close(self) -> None:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 def status_of(supervisor: Supervisor) -> dict[str, Any]:
     """CONTRACT's JSON, msgpack-able."""
     generations = supervisor.live_generations()
-    serving = [live for live in generations if live.state in (State.ACTIVE, State.ORPHANED)]
+    serving = [live for live in generations if live.state in (State.ACTIVE, State.ORPHANED) and not live.yielded]
+    if supervisor.survivors.waiting:
+        serving = []  # which one accepts is known when all are back
     last = supervisor.restarts.last
     return {
         "pid": os.getpid(),

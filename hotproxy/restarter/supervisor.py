@@ -25,7 +25,7 @@ from hotproxy.restarter.digest import supervisor_code
 from hotproxy.restarter.generation import ACCEPTING_STATES, ON_TRIAL, Event, State, step
 from hotproxy.restarter.heartbeats import LATE_TICKS, TICK_S, Heartbeats
 from hotproxy.restarter.hello import NO_LIMIT_S
-from hotproxy.restarter.instance_dir import InstanceLock
+from hotproxy.restarter.instance_dir import SUPERVISOR_SOCKET, InstanceLock
 from hotproxy.restarter.kernel import become_subreaper, set_process_name
 from hotproxy.restarter.ledger import Ledger
 from hotproxy.restarter.live import DEAF_TICKS, LiveGeneration
@@ -37,6 +37,7 @@ from hotproxy.restarter.requests import Requests
 from hotproxy.restarter.restarts import Outcome, Restarts
 from hotproxy.restarter.sockets import SocketTable
 from hotproxy.restarter.spawn import spawn
+from hotproxy.restarter.survivors import WAIT_S, Survivors
 from hotproxy.restarter.systemd import Notifier
 
 # Before HELLO nothing is known of a generation's own deadlines: interpreter, imports, config.
@@ -78,7 +79,8 @@ class Supervisor:
         self.moves = Moves(self.loop, self.ledger.connections, self._heartbeats.stands_still, self.ledger.count_moved)
         self.recycling = Recycling(self)
         self.actions = Actions(self)
-        self._conversation = Conversation(self)
+        self.conversation = Conversation(self)
+        self.survivors = Survivors(self)
         self._requests = Requests(self)
         self._late_ticks = late_ticks
         self._stop_callers: list[Caller] = []
@@ -86,7 +88,7 @@ class Supervisor:
         self.soft_drain = False  # `hotproxy drain`: every answer says Connection: close, generations to come too
         self.stop_by_s = 0.0  # CLOCK_MONOTONIC; 0: each generation's own drain_timeout
         self._strangers_until_s = 0.0
-        self._served = False
+        self.served = False
         self._exit_code = EXIT_OK
 
     def run(self) -> int:
@@ -97,16 +99,23 @@ class Supervisor:
         become_subreaper()
         _allow_all_descriptors()
         self._requests.hear_signals()
-        path = self.options.instance_dir / "supervisor.sock"
+        path = self.options.instance_dir / SUPERVISOR_SOCKET
         try:
-            commands = CommandSocket(path, self.loop, self._requests.on_command)
+            commands = CommandSocket(path, self.loop, self._requests.on_command, self.survivors.welcome)
         except OSError as error:
             lock.release()
             raise HotproxyError(f"{path}: {error.strerror}") from None
+        try:
+            awaits = self.survivors.begin()
+        except HotproxyError:
+            commands.close()
+            lock.release()
+            raise
         self._tick()
         if self.notifier.watchdog_s > 0.0:
             self._pet()
-        self.restarts.request()
+        if not awaits:
+            self.restarts.request()
         self.loop.run()
         self.sockets.close()
         for caller in self._stop_callers:
@@ -194,13 +203,26 @@ class Supervisor:
             spawned = spawn(self._zygote_command, arguments)
         except OSError as error:
             why = f"generation {epoch}: {self._zygote_command[0]} can't be run: {error.strerror}"
-            if not self._served:
+            if not self.served:
                 self.give_up(why)
             return why
-        live = LiveGeneration.adopt(epoch, spawned, self.loop, self._conversation.ears)
+        live = LiveGeneration.adopt(epoch, spawned, self.loop, self.conversation.ears)
         self._generations.append(live)
         self.set_alarm(live, HELLO_S)
         return live
+
+    def add(self, live: LiveGeneration) -> None:
+        """One that an earlier supervisor has started."""
+        self._generations.append(live)
+        self._generations.sort(key=lambda each: each.epoch)
+
+    def reattached(self, live: LiveGeneration, text: str) -> None:
+        """`live`, of an earlier supervisor, is the one that accepts."""
+        assert live.hello is not None
+        self.served = True
+        self.ledger.serving(live.epoch, live.slots, live.hello.version)
+        self.ledger.draining(self.soft_drain)
+        self.notifier.ready(text)
 
     def live_generations(self) -> list[LiveGeneration]:
         return list(self._generations)
@@ -215,7 +237,7 @@ class Supervisor:
 
     def serves(self, live: LiveGeneration) -> None:
         """It accepts: everybody else who accepted yields to it."""
-        self._served = True
+        self.served = True
         if self.soft_drain:
             self.actions.say_soft_drain(live)
             self.ledger.draining(True)
@@ -225,7 +247,7 @@ class Supervisor:
         self.restarts.serves(live, [other.epoch for other in others])
 
     def failed(self, live: LiveGeneration) -> None:
-        if not self._served and not self.stopping:
+        if not self.served and not self.stopping:
             self.give_up(live.why)
         self.restarts.failed(live)
         self._keep_serving()
@@ -241,7 +263,7 @@ class Supervisor:
 
     def forget(self, live: LiveGeneration) -> None:
         self._generations.remove(live)
-        for serial in live.promised:
+        for serial in (*live.promised, *([live.serial] if live.serial else [])):
             self.ledger.fold(serial)
         live.close()
         log(INFO, f"generation {live.epoch} is gone")
@@ -252,15 +274,15 @@ class Supervisor:
     def _keep_serving(self) -> None:
         """With no healthy generation, and none on its way, one is started: at once, then ever more patiently."""
         healthy = any(live.state is State.ACTIVE for live in self._generations)
-        if self._served and not self.stopping and not healthy:
+        if self.served and not self.stopping and not healthy:
             self.restarts.replace()
 
     def restart_began(self) -> None:
-        if self._served:
+        if self.served:
             self.notifier.reloading()
 
     def restart_ended(self, outcome: Outcome) -> None:
-        if not self._served or self.stopping:
+        if not self.served or self.stopping:
             return
         if self.restarts.last is not None:  # not the first start
             self.ledger.count_restart(outcome.ok)
@@ -285,7 +307,9 @@ class Supervisor:
             self.stop_by_s = self.loop.now_s() + timeout_s
             self.loop.after(timeout_s, self._expire_all)
         drains_s = [live.hello.deadlines.drain_s or NO_LIMIT_S for live in self._generations if live.hello]
-        self._strangers_until_s = self.stop_by_s or self.loop.now_s() + max(drains_s, default=0.0)
+        # Those who may still come back are not killed for being late.
+        patience_s = max(*drains_s, WAIT_S if self.survivors.waiting else 0.0, 0.0)
+        self._strangers_until_s = self.stop_by_s or self.loop.now_s() + patience_s
         for live in self.live_generations():
             self.blame(live, "the supervisor is stopping")
             self.handle(live, Event.RETIRE)
@@ -331,7 +355,7 @@ class Supervisor:
                 return
             if pid == 0:
                 return
-            self._conversation.on_death(pid, status)
+            self.conversation.on_death(pid, status)
 
     def _tick(self) -> None:
         self.loop.after(TICK_S, self._tick)
@@ -341,7 +365,7 @@ class Supervisor:
         for live in self._generations:
             if live.is_deaf(min(DEAF_TICKS, self._late_ticks)):
                 log(ERROR, f"the zygote of generation {live.epoch} (pid {live.pid}) hangs: killed; its slots serve on")
-                os.kill(live.pid, signal.SIGKILL)
+                live.kill_zygote()
         members = {member.serial: member for live in self._generations for member in live.members.values()}
         cells = {serial: self.ledger.heartbeat_ns(serial) for serial in members}
         for serial in self._heartbeats.tick(cells):

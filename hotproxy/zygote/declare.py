@@ -100,7 +100,12 @@ def load_program(path: str, epoch: int, segment_name: str, instance_dir: Path, w
 
 def _deadlines(config: Config) -> Deadlines:
     handoff_s = config.handoff_timeout_s or NO_LIMIT_S
-    return Deadlines(drain_s=config.drain_timeout_s, handoff_s=handoff_s, move_s=max(MOVE_S, 4 * handoff_s))
+    return Deadlines(
+        drain_s=config.drain_timeout_s,
+        handoff_s=handoff_s,
+        move_s=max(MOVE_S, 4 * handoff_s),
+        orphan_s=config.orphan_timeout_s or NO_LIMIT_S,
+    )
 
 
 def _listeners(config: Config) -> list[WantedListener]:

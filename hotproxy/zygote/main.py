@@ -6,8 +6,8 @@ r"""The zygote's life: HELLO, sockets, fork, and then whatever supervisor and ch
                                                                                            draining <--DRAIN--/
 
 While serving, who dies is forked again (its queue waits meanwhile); a neighbour accepts for one that keeps dying.
-Without a supervisor there is no shared memory for a new process: then a neighbour accepts for good, and 60 s later all
-drain.
+Without a supervisor there is no shared memory for a new process: then a neighbour accepts, until another supervisor is
+there (`orphan`). If none comes within `orphan_timeout`, all drain.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import gc
 import os
 import selectors
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from hotproxy.restarter.faults import FAULTS_HERE
@@ -24,18 +25,23 @@ from hotproxy.restarter.frames import Channel, FrameError, Message
 from hotproxy.restarter.hello import NO_LIMIT_S
 from hotproxy.restarter.kernel import set_process_name
 from hotproxy.restarter.log import ERROR, INFO, NOTICE, WARNING, log, name_process
-from hotproxy.restarter.loop import Loop
+from hotproxy.restarter.loop import Alarm, Loop
 from hotproxy.restarter.outbox import Outbox
 from hotproxy.restarter.spawn import describe_exit
 from hotproxy.shm.cells import Slab, SlabPlace
 from hotproxy.shm.layout import ShmError
 from hotproxy.shm.schema import Schema
 from hotproxy.zygote.child import WORKER, Child, fork
+from hotproxy.zygote.orphan import Search, Untold, introduce, say_refused
 from hotproxy.zygote.program import Birth, Program
 from hotproxy.zygote.seats import Seat, Seats
 
 # A child ends itself at the deadline it was given; after this it is killed.
 GRACE_S: Final = 1.0
+# How long one that has stopped accepting waits for another supervisor: it is to leave anyway.
+YIELDED_S: Final = 3.0
+# A supervisor has said no: it may be another one's turn.
+REFUSED_S: Final = 1.0
 # /dev/shm was full, or processes were too many: somebody has to make room.
 FORK_RETRY_S: Final = 1.0
 
@@ -54,12 +60,18 @@ class Phase(enum.IntEnum):
 class Zygote:
     """Owns the channel, the sockets and the children of one generation."""
 
-    def __init__(self, channel: Channel, program: Program, segment_name: str) -> None:
+    def __init__(self, channel: Channel, program: Program, segment_name: str, supervisor_path: Path) -> None:
+        """`supervisor_path`: where the next supervisor will listen, should this one die."""
         self._program = program
         self._segment_name = segment_name
         # poll and not epoll: an epoll descriptor is shared with every child that is forked.
         self._loop = Loop(selectors.PollSelector())
-        self._supervisor = Outbox(channel, self._loop, self._on_message, self._on_bad_frame, self._on_orphaned)
+        self._supervisor = self._listen_to(channel)
+        self._attached = True  # False: there is none, or it has not said yet that it takes us over
+        self._search = Search(supervisor_path, self._loop, self._on_found)
+        self._untold = Untold()
+        self._leaving: Alarm | None = None  # when no supervisor has come
+        self._deadline_s = 0.0  # CLOCK_MONOTONIC, once it drains
         self._phase = Phase.ASKING
         self._seats = Seats(program.hello.slots, program.is_control)
         self._schema: Schema | None = None  # as it was at the last fork
@@ -68,6 +80,10 @@ class Zygote:
         self._soft_drain = False
         self._exit_code = 0
 
+    @property
+    def _serves(self) -> bool:
+        return self._phase is Phase.SERVING
+
     def run(self) -> int:
         """Until the last child is gone; the exit code."""
         self._supervisor.post("HELLO", self._program.hello.to_wire())
@@ -75,6 +91,9 @@ class Zygote:
         return self._exit_code
 
     # --- the supervisor speaks ---
+
+    def _listen_to(self, channel: Channel) -> Outbox:
+        return Outbox(channel, self._loop, self._on_message, self._on_bad_frame, self._on_orphaned)
 
     def _on_message(self, message: Message) -> None:
         try:
@@ -126,6 +145,8 @@ class Zygote:
                 self._dismiss(child)
         elif kind == "REOPEN_LOGS":
             self._seats.tell_all(kind)
+        elif kind == "ATTACHED":
+            self._on_attached(fields)
         elif kind == "UNKNOWN":
             self._on_refused(fields)
         else:
@@ -149,19 +170,55 @@ class Zygote:
             self._phase = Phase.SERVING  # everybody was told to accept, and may hold connections
         if self._phase < Phase.SERVING:
             self._fail("")
-        elif self._phase < Phase.DRAINING:
+            return
+        if self._phase is Phase.FAILED:
+            return
+        self._attached = False
+        if self._phase < Phase.DRAINING:
             for seat in self._seats:
                 if seat.child is None:
                     self._leave_empty(seat)
             self._seats.rebalance()
+        if self._phase < Phase.DRAINING and self._leaving is None:  # else it is another supervisor that died
             deadlines = self._program.hello.deadlines
-            wait_s = deadlines.orphan_s if self._phase is Phase.SERVING else 0.0
-            log(WARNING, f"the supervisor is gone: draining in {wait_s:g} s")
+            wait_s = deadlines.orphan_s if self._phase is Phase.SERVING else min(deadlines.orphan_s, YIELDED_S)
+            log(WARNING, f"the supervisor is gone: draining in {wait_s:g} s, unless there is another one by then")
             until_s = self._loop.now_s() + wait_s + (deadlines.drain_s or NO_LIMIT_S)
-            self._loop.after(wait_s, lambda: self._leave(until_s))
+            self._leaving = self._loop.after(wait_s, lambda: self._leave(until_s))
+        self._search.begin()
+
+    def _on_found(self, channel: Channel) -> None:
+        self._supervisor = self._listen_to(channel)
+        state = {Phase.SERVING: "serving", Phase.YIELDED: "yielded"}.get(self._phase, "draining")
+        attach = {
+            "state": state, "slots": self._seats.slots, "soft_drain": self._soft_drain, "deadline_s": self._deadline_s,
+            "hello": {**self._program.hello.to_wire(), "stats": []},  # those are in the shared memory
+        }  # fmt: skip
+        introduce(self._supervisor, attach, self._seats.sockets, list(self._seats.children.values()), self._untold)
+
+    def _on_attached(self, fields: dict[str, Any]) -> None:
+        if not fields["ok"]:
+            say_refused(fields["why"])
+            self._supervisor.close()
+            self._search.begin(REFUSED_S)
+            return
+        log(NOTICE, "another supervisor is there")
+        self._attached = True
+        self._untold.told()
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+        if self._phase is Phase.SERVING:
+            for seat in self._seats:
+                if seat.child is None:
+                    self._ask_slab(seat)
 
     def _leave(self, deadline_s: float) -> None:
         """Nobody else holds our sockets: what waits in their queues is taken before they are closed."""
+        self._leaving = None
+        if self._supervisor.open:  # one that has not answered yet was told that we serve
+            self._supervisor.close()
+            self._search.begin(REFUSED_S)
         if self._phase is Phase.SERVING:
             self._seats.shut([held.wire() for held in self._seats.sockets])
         self._drain(deadline_s)
@@ -172,7 +229,7 @@ class Zygote:
             self._fail(f"{len(message.fds)} descriptors came for {len(wires)} sockets")
             return
         fds, message.fds = message.fds, []
-        self._seats.take(wires, fds)
+        self._seats.take(wires, fds, message.fields.get("inodes", ()))
 
     # --- forking ---
 
@@ -211,6 +268,7 @@ class Zygote:
         keep = set(map(id, sockets))
         others: list[Any] = [
             self._supervisor.channel,
+            *self._supervisor.waiting_fds,
             *(each.sock for each in self._seats.sockets if id(each) not in keep),
         ]
         for child in self._seats.children.values():
@@ -248,6 +306,7 @@ class Zygote:
         child.close()
         del self._seats.children[child.serial]
         died = {"serial": child.serial, "slot": child.slot, "role": child.role, "pid": child.pid, "status": status}
+        self._untold.deaths.append(died)
         self._supervisor.post("DIED", died)
         if self._waiting_for:
             self._waiting_for.discard(child.serial)
@@ -261,14 +320,15 @@ class Zygote:
         elif self._phase is Phase.SERVING:
             seat.child = None
             self._seat_again(seat, child, status)
-        if not self._seats.children and (self._phase >= Phase.DRAINING or not self._supervisor.open):
+        # One that serves keeps its queues for the next supervisor, which lets it fork again.
+        if not self._seats.children and (self._phase >= Phase.DRAINING or not (self._attached or self._serves)):
             self._loop.stop()
 
     def _seat_again(self, seat: Seat, child: Child, status: int) -> None:
         wait_s = seat.back_off.after_death(self._loop.now_s() - child.born_s)
         after = f", forked again in {wait_s:g} s" if wait_s else ""
         log(ERROR, f"{child} (pid {child.pid}) died: {describe_exit(status)}{after}")
-        if not self._supervisor.open:
+        if not self._attached:
             self._leave_empty(seat)
             self._seats.rebalance()
         elif wait_s > 0.0:
@@ -279,7 +339,7 @@ class Zygote:
 
     @staticmethod
     def _leave_empty(seat: Seat) -> None:
-        """For good: nobody can give it shared memory. A neighbour accepts for it."""
+        """Nobody can give it shared memory. A neighbour accepts for it."""
         seat.stay_empty()
         seat.down = True
 
@@ -291,7 +351,9 @@ class Zygote:
 
     def _on_child_message(self, child: Child, message: Message) -> None:
         message.close_fds()
-        if message.kind in ("MOVED", "STUCK"):
+        if message.kind == "MOVED" and not self._attached:
+            self._untold.add_move(message.fields)
+        elif message.kind in ("MOVED", "STUCK"):
             self._supervisor.post(message.kind, {**message.fields, "serial": child.serial})
         elif message.kind == "READY":
             self._on_ready(child)
@@ -366,7 +428,7 @@ class Zygote:
         child.outbox.post("ACCEPT_OFF")
         self._set_state(child, "leaving")
         deadlines = self._program.hello.deadlines
-        patience_s = deadlines.move_s + 3 * deadlines.handoff_s if self._supervisor.open else 0.0
+        patience_s = deadlines.move_s + 3 * deadlines.handoff_s if self._attached else 0.0
         self._loop.after(patience_s, partial(self._dismiss, child))
 
     def _dismiss(self, child: Child) -> None:
@@ -391,6 +453,7 @@ class Zygote:
             self._supervisor.post(answer)
 
     def _drain(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
         self._phase = max(self._phase, Phase.DRAINING)
         self._seats.stay_empty()
         for child in self._seats.children.values():
@@ -417,7 +480,7 @@ class Zygote:
                 self._supervisor.post("FAILED", {"why": why})
         if self._phase is Phase.SERVING:
             return
-        if self._phase is Phase.OPENING and self._supervisor.open:
+        if self._phase is Phase.OPENING and self._attached and self._supervisor.open:
             self._phase = Phase.YIELDED
             return
         self._phase = Phase.FAILED

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hotproxy.restarter.frames import KINDS, PROTOCOL_VERSION, Channel, ChannelClosed, Message
 from hotproxy.restarter.hello import Deadlines, Hello, WantedAddress, WantedListener
+from hotproxy.restarter.instance_dir import SUPERVISOR_SOCKET
 from hotproxy.restarter.outbox import Outbox
 from hotproxy.shm.layout import LAYOUT_VERSION
 from hotproxy.shm.schema import COUNTER, Stat, to_wire
@@ -265,7 +266,13 @@ def load_and_live(channel: Channel, config: str, epoch: int, segment: str, insta
         channel.send("READY")
         signal.pause()
     if fault == "bad config":
-        return begin.live(channel, lambda: "stand-in.json:1:1: it is bad\n  two lines of it", epoch, segment)
+        return begin.live(
+            channel,
+            lambda: "stand-in.json:1:1: it is bad\n  two lines of it",
+            epoch,
+            segment,
+            instance_dir / SUPERVISOR_SOCKET,
+        )
     program = StandIn(wishes, epoch, instance_dir)
     if fault.startswith("impossible"):
         Outbox.post = forged(Outbox.post, fault)  # type: ignore[method-assign]
@@ -279,7 +286,7 @@ def load_and_live(channel: Channel, config: str, epoch: int, segment: str, insta
     if fault == "mad HELLO":
         channel.send("HELLO", {**program.hello.to_wire(), "listeners": [{"name": 7}]})
         signal.pause()
-    return begin.live(channel, lambda: program, epoch, segment)
+    return begin.live(channel, lambda: program, epoch, segment, instance_dir / SUPERVISOR_SOCKET)
 
 
 if __name__ == "__main__":

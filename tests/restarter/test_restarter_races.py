@@ -81,7 +81,7 @@ def test_a_zygote_whose_end_is_noticed_before_its_last_words(tmp_path: Path) -> 
     theirs.send("FAILED", {"why": "it can't be"})
     theirs.close()
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    live = LiveGeneration.adopt(1, Spawned(pid, ours, reading), supervisor.loop, supervisor._conversation.ears)
+    live = LiveGeneration.adopt(1, Spawned(pid, ours, reading), supervisor.loop, supervisor.conversation.ears)
     supervisor._generations.append(live)
     supervisor._served = True
     supervisor.restarts.close()

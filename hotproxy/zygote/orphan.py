@@ -1,0 +1,107 @@
+"""A zygote without a supervisor: how it finds the next one, and what it tells it.
+
+    EOF --> looks for `supervisor.sock`: at once, then ever more patiently --connected--> introduces itself
+        --ATTACHED--> all is as before: the same processes, sockets and connections, under another supervisor
+
+Nothing changes for its children meanwhile. What they said that no supervisor heard is kept here and told later.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from hotproxy.restarter.frames import MAX_FDS, Channel
+from hotproxy.restarter.log import WARNING, log
+from hotproxy.restarter.loop import Alarm, Loop
+from hotproxy.restarter.outbox import Outbox
+from hotproxy.zygote.child import Child
+from hotproxy.zygote.program import HeldSocket
+
+# A supervisor that replaces its own code listens all the time. One that was killed is started again by systemd after
+# 100 ms (RestartSec), by a person after seconds.
+FIRST_RETRY_S: Final = 0.01
+LAST_RETRY_S: Final = 0.1
+# More deaths than a generation of the usual size can have while nobody listens.
+MAX_UNTOLD: Final = 256
+
+
+class Search:
+    """For a supervisor that listens on `path`. `on_found` gets the channel to it."""
+
+    def __init__(self, path: Path, loop: Loop, on_found: Callable[[Channel], None]) -> None:
+        self._path = path
+        self._loop = loop
+        self._on_found = on_found
+        self._alarm: Alarm | None = None
+        self._retry_s = FIRST_RETRY_S
+
+    def begin(self, retry_s: float = FIRST_RETRY_S) -> None:
+        self.stop()
+        self._retry_s = retry_s
+        self._look()
+
+    def stop(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _look(self) -> None:
+        self._alarm = None
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            sock.connect(str(self._path))
+        except OSError:  # ENOENT, ECONNREFUSED: nobody; EAGAIN: many others are asking
+            sock.close()
+            self._alarm = self._loop.after(self._retry_s, self._look)
+            self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
+            return
+        self._on_found(Channel(sock))
+
+
+class Untold:
+    """What the last supervisor may not have heard."""
+
+    def __init__(self) -> None:
+        # All deaths of late: one that was sent may have been lost with the supervisor that was to read it. The next one
+        # knows from the shared memory which of them were counted.
+        self.deaths: deque[Mapping[str, Any]] = deque(maxlen=MAX_UNTOLD)
+        self.moved = 0
+        self.refused = 0
+
+    def add_move(self, fields: Mapping[str, Any]) -> None:
+        """MOVED, which nobody was there to read."""
+        self.moved += fields["moved"]
+        self.refused += fields["refused"]
+
+    def told(self) -> None:
+        self.moved = self.refused = 0
+
+
+def introduce(
+    outbox: Outbox, attach: Mapping[str, Any], sockets: list[HeldSocket], children: list[Child], untold: Untold
+) -> None:
+    """Everything that a supervisor knows of its generations; `attach` are the fields of ATTACH."""
+    outbox.post("ATTACH", {**attach, "moved": untold.moved, "refused": untold.refused})
+    for at in range(0, len(sockets), MAX_FDS):
+        batch = sockets[at : at + MAX_FDS]
+        fields = {
+            "sockets": [held.wire() for held in batch],
+            "inodes": [list(held.inode) for held in batch],
+            "last": at + MAX_FDS >= len(sockets),
+        }
+        outbox.post("SOCKETS", fields, [held.sock.fileno() for held in batch])
+    for child in children:
+        forked = {"serial": child.serial, "slot": child.slot, "role": child.role, "pid": child.pid}
+        outbox.post("FORKED", forked, [child.outbox.channel.fileno(), child.pidfd])
+        outbox.post("SLOT", {"serial": child.serial, "state": child.state})
+    for death in untold.deaths:
+        outbox.post("DIED", death)
+    outbox.post("INTRODUCED")
+
+
+def say_refused(why: str) -> None:
+    log(WARNING, f"a supervisor did not take this generation over: {why}")
