@@ -127,6 +127,7 @@ class Survivors:
             -1,
             self._loop.now_s(),
         )
+        live.state = State.ACTIVE  # whatever it says wrong, nobody who serves is on trial
         arrival = _Arrival(live, fields["state"], fields["deadline_s"])
         self._arrivals[live] = arrival
         try:
@@ -161,7 +162,7 @@ class Survivors:
         try:
             if kind == "SOCKETS":
                 self._take(arrival, message)
-            elif kind == "FORKED":
+            elif kind == "FORKED" and fields["serial"] in live.promised:  # else dead, and folded already
                 self._supervisor.conversation.ears.on_message(live, message)
             elif kind == "SLOT":
                 member = live.members.get(fields["serial"])
@@ -171,7 +172,7 @@ class Survivors:
                 self._supervisor.conversation.on_untold_death(live, fields)
             elif kind == "INTRODUCED":
                 self._arrived(arrival)
-            else:
+            elif kind != "FORKED":
                 raise HelloError(f"{kind} is no part of an introduction")
         except HelloError as error:
             self._refuse(arrival, str(error))
@@ -207,7 +208,6 @@ class Survivors:
             live.told.append(("DRAIN", {"deadline_s": arrival.deadline_s}))
             supervisor.set_alarm(live, max(arrival.deadline_s - self._loop.now_s(), 0.0) + GRACE_S)
         else:
-            live.state = State.ACTIVE
             live.yielded = arrival.state == "yielded"
             live.told.append(("ACCEPT_ON", {}))
         supervisor.ledger.activate(live.serial, live.pid)

@@ -55,7 +55,7 @@ class Seats:
     def workers(self) -> list[Child]:
         return [child for child in self.children.values() if child.role == WORKER]
 
-    def take(self, wires: Sequence[Any], fds: Sequence[int], inodes: Sequence[Any]) -> None:
+    def take(self, wires: Sequence[Any], fds: Sequence[int], inodes: Sequence[Any] = ()) -> None:
         """Sockets of the supervisor; the descriptors are ours now."""
         for number, ((listener, index, slot, _, shared), fd) in enumerate(zip(wires, fds, strict=True)):
             held = HeldSocket(listener, index, slot, shared, socket.socket(fileno=fd))

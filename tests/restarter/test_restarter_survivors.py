@@ -215,6 +215,26 @@ def test_a_zygote_that_does_not_come_back_in_time_retires_when_it_does(it: Plane
     assert it.stats()["server.worker_crashes"] == 0
 
 
+def test_one_that_comes_late_may_have_lost_a_process_meanwhile(it: Plane) -> None:
+    it.start(listeners=ONE, slots=2)
+    held, generation = it.dial(), it.serving()
+    assert held.epoch == 1
+    os.kill(generation["pid"], signal.SIGSTOP)
+    kill_supervisor(it)
+    again(it)
+    assert it.status()["epoch"] == 2
+    victim = next(slot["pid"] for slot in generation["slots"] if slot["pid"] != held.pid)
+    os.kill(victim, signal.SIGKILL)
+    os.kill(generation["control"]["pid"], signal.SIGKILL)
+    it.eventually(lambda: start_time(victim) is None)
+    os.kill(generation["pid"], signal.SIGCONT)
+    it.eventually(lambda: any(each["state"] == "draining" for each in it.status()["generations"]))
+    assert held.echoes()
+    held.close()
+    it.eventually(lambda: len(it.status()["generations"]) == 1)
+    assert "refused" not in it.log
+
+
 def test_a_zygote_that_died_meanwhile_leaves_strangers_that_drain(it: Plane) -> None:
     it.start(listeners=ONE, slots=2, drain_s=0.2)
     held, slots = it.dial(), it.slots()
