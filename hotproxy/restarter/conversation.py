@@ -11,7 +11,7 @@ from hotproxy.restarter.frames import PROTOCOL_VERSION, Channel, FrameError, Mes
 from hotproxy.restarter.generation import ON_TRIAL, Event, State
 from hotproxy.restarter.hello import MAX_SLOTS, HelloError, parse
 from hotproxy.restarter.live import LEAVING, Ears, LiveGeneration, Member
-from hotproxy.restarter.log import ERROR, NOTICE, WARNING, log
+from hotproxy.restarter.log import ERROR, WARNING, log
 from hotproxy.restarter.spawn import UNKNOWN, describe_exit, exit_status
 from hotproxy.shm.layout import LAYOUT_VERSION, ROLES, ShmError
 
@@ -85,9 +85,6 @@ class Conversation:
                 self._refuse(live, "HELLO", str(error))
                 return
             live.hello = hello
-            if hello.supervisor_digest != self._supervisor.code:
-                text = f"generation {live.epoch} comes with other code for the supervisor"
-                log(NOTICE, f"{text}, which goes on with its own until hotproxy is stopped and started")
         self._supervisor.handle(live, Event.HELLO)
 
     def _on_slab(self, live: LiveGeneration, message: Message) -> None:
@@ -207,7 +204,9 @@ class Conversation:
                     self._supervisor.handle(live, answer)
 
     def on_death(self, pid: int, status: int) -> None:
-        """A child of ours was reaped: a zygote, or somebody whom a dead zygote left."""
+        """Somebody has ended: a zygote, somebody whom a dead zygote left, or a rehearsal."""
+        if self._supervisor.renewal.on_death(pid, status):
+            return
         for live in self._supervisor.live_generations():
             if live.zygote_alive and live.pid == pid:
                 self._on_zygote_death(live, status)

@@ -16,7 +16,9 @@ from hotproxy.restarter.holders import parent_of
 from hotproxy.restarter.log import NOTICE, log
 from hotproxy.shm.bulk import no_collections
 from hotproxy.shm.cells import Slab
-from hotproxy.shm.layout import DRAINING, LIVE, ShmError, segment_name
+from hotproxy.shm.directory import read_entries
+from hotproxy.shm.layout import DRAINING, LIVE, ShmAbsent, ShmError, segment_name
+from hotproxy.shm.memory import close_objects, open_objects, read_schema
 from hotproxy.shm.schema import from_wire
 from hotproxy.shm.segment import Segment
 from hotproxy.shm.server_stats import (
@@ -78,6 +80,18 @@ class Ledger:
         self._last_epoch = segment.last_epoch
         self._use(segment)
         return zygotes
+
+    def look(self) -> int:
+        """How many slabs there are; nothing is changed. Raises ShmError when what is there can't be read."""
+        try:
+            objects = open_objects(self.segment_name)
+        except ShmAbsent:
+            return 0
+        try:
+            read_schema(objects)
+            return sum(len(read_entries(shared)) for shared in objects)
+        finally:
+            close_objects(objects)
 
     def settle(self, but: Collection[int]) -> None:
         """All who come back are back. The dead are folded, except those in `but` (serials), whose deaths are told."""

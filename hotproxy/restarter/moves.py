@@ -11,6 +11,7 @@ finds one and keeps what was not. So nobody waits for the dead, and nothing has 
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -71,7 +72,12 @@ class Moves:
         self._count = count
         self._pairs: dict[int, _Pair] = {}
         self._given_up: dict[int, _Pair] = {}  # their givers may still say how it went, or that they are stuck
-        self._last = 0
+        # Pairs of an earlier supervisor may still be under way, and must not be taken for one of ours.
+        self._last = time.monotonic_ns()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._pairs)
 
     def begin(
         self, givers: Sequence[Slot], takers: Sequence[Slot], until_s: float, done: Callable[[Move], None]

@@ -8,7 +8,7 @@ a request while one runs is queued, depth one: the config that is read last wins
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -56,6 +56,13 @@ class Outcome:
     refused: int = 0  # those that stayed, and drain
     move_ms: int = 0  # how long all of that took
 
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Outcome:
+        """Raises KeyError."""
+        return cls(
+            bool(wire["ok"]), str(wire["reason"]), wire["ms"], wire["moved"], wire["refused"], wire["move_ms"]
+        )  # fmt: skip
+
     def to_wire(self) -> dict[str, Any]:
         return {
             "ok": self.ok, "reason": self.reason, "moved": self.moved, "refused": self.refused,
@@ -98,6 +105,11 @@ class Restarts:
     @property
     def running(self) -> bool:
         return self._current is not None
+
+    @property
+    def busy(self) -> bool:
+        """A restart runs, waits, or is about to begin."""
+        return self._current is not None or self._queued is not None or self._replacing is not None or self._held
 
     def request(self, caller: Caller | None = None, timeout_s: float = 0.0) -> None:
         if self._closed:

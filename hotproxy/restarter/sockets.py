@@ -15,6 +15,7 @@ were seen) and answers none. The slot calls listen() immediately before it accep
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,20 @@ class OwnedSocket:
     def listening(self) -> bool:
         """Asked of the kernel, because a slot that died may or may not have called listen()."""
         return bool(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+    def to_wire(self) -> list[Any]:
+        """For the next version of this supervisor, which gets the descriptor too."""
+        path = [self.path.path, self.path.staged, *self.path.inode] if self.path is not None else None
+        return [self.sock.fileno(), self.identity, self.slot, self.shared, path]
+
+    @classmethod
+    def from_wire(cls, wire: Sequence[Any]) -> OwnedSocket:
+        """Raises ValueError, TypeError, OSError."""
+        fd, identity, slot, shared, path = wire
+        sock = socket.socket(fileno=fd)
+        os.set_inheritable(fd, False)
+        where = UnixPath(path[0], path[1], (path[2], path[3])) if path is not None else None
+        return cls(identity, slot, shared, sock, where)
 
     @property
     def inode(self) -> tuple[int, int]:
@@ -210,6 +225,10 @@ class SocketTable:
         """All but those of this generation."""
         given = set(map(id, lease.sockets))
         return [owned for owned in self._sockets.values() if id(owned) not in given]
+
+    def inherit(self, owned: OwnedSocket) -> None:
+        """Of the last version of this supervisor."""
+        self._sockets[owned.identity, owned.slot] = owned
 
     def all(self) -> list[OwnedSocket]:
         return list(self._sockets.values())

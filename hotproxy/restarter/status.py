@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from hotproxy.restarter.digest import SHOWN
 from hotproxy.restarter.generation import State
 from hotproxy.restarter.live import LiveGeneration
 
@@ -25,11 +26,23 @@ def status_of(supervisor: Supervisor) -> dict[str, Any]:
         "config": supervisor.options.config,
         "state": _state(supervisor, bool(serving)),
         "epoch": serving[-1].epoch if serving else 0,
+        "supervisor": {
+            "code": supervisor.code[:SHOWN],
+            "on_disk": supervisor.renewal.on_disk()[:SHOWN],
+            "note": _note(supervisor),
+        },
         "uptime_s": round(supervisor.loop.now_s() - supervisor.started_s, 3),
         "generations": [_generation(supervisor, live) for live in generations],
         "listeners": _listeners(supervisor, serving[-1]) if serving else [],
         "last_restart": last.to_wire() if last is not None else {},
     }
+
+
+def _note(supervisor: Supervisor) -> str:
+    """What there is to say of this process itself."""
+    if supervisor.survivors.waiting:
+        return "re-attaching"
+    return supervisor.renewal.why or supervisor.survivors.outcome
 
 
 def _state(supervisor: Supervisor, serves: bool) -> str:

@@ -10,6 +10,7 @@ import os
 import resource
 import selectors
 import signal
+import socket
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from hotproxy.restarter.actions import Actions
 from hotproxy.restarter.commands import Caller, CommandSocket
 from hotproxy.restarter.conversation import Conversation
 from hotproxy.restarter.digest import supervisor_code
+from hotproxy.restarter.frames import Channel
 from hotproxy.restarter.generation import ACCEPTING_STATES, ON_TRIAL, Event, State, step
 from hotproxy.restarter.heartbeats import LATE_TICKS, TICK_S, Heartbeats
 from hotproxy.restarter.hello import NO_LIMIT_S
@@ -33,9 +35,11 @@ from hotproxy.restarter.log import ERROR, INFO, NOTICE, WARNING, log, name_proce
 from hotproxy.restarter.loop import Loop
 from hotproxy.restarter.moves import Moves
 from hotproxy.restarter.recycling import Recycling
+from hotproxy.restarter.renewal import Renewal
 from hotproxy.restarter.requests import Requests
 from hotproxy.restarter.restarts import Outcome, Restarts
-from hotproxy.restarter.sockets import SocketTable
+from hotproxy.restarter.resume import NOTHING, Inherited, read_or_none
+from hotproxy.restarter.sockets import OwnedSocket, SocketTable
 from hotproxy.restarter.spawn import spawn
 from hotproxy.restarter.survivors import WAIT_S, Survivors
 from hotproxy.restarter.systemd import Notifier
@@ -60,9 +64,20 @@ class Options:
 
 
 class Supervisor:
-    """One instance. `zygote_command` is executed for each generation, with its arguments appended."""
+    """One instance. `zygote_command` is executed for each generation, with its arguments appended; `own_command` when
+    there is other code for the supervisor (none: it keeps its own)."""
 
-    def __init__(self, options: Options, zygote_command: Sequence[str], late_ticks: int = LATE_TICKS) -> None:
+    lock: InstanceLock
+    commands: CommandSocket
+
+    def __init__(
+        self,
+        options: Options,
+        zygote_command: Sequence[str],
+        late_ticks: int = LATE_TICKS,
+        own_command: Sequence[str] = (),
+        inherited: Inherited = NOTHING,
+    ) -> None:
         self.options = options
         self._zygote_command = list(zygote_command)
         self.loop = Loop(selectors.DefaultSelector())
@@ -81,6 +96,8 @@ class Supervisor:
         self.actions = Actions(self)
         self.conversation = Conversation(self)
         self.survivors = Survivors(self)
+        self.renewal = Renewal(self, own_command)
+        self._inherited = inherited
         self._requests = Requests(self)
         self._late_ticks = late_ticks
         self._stop_callers: list[Caller] = []
@@ -93,23 +110,24 @@ class Supervisor:
 
     def run(self) -> int:
         """Until the end; the exit code. Raises HotproxyError when it can't begin."""
-        lock = InstanceLock(self.options.instance_dir, self.options.instance)
+        directory, inherited = self.options.instance_dir, self._inherited
+        self.lock = InstanceLock(directory, self.options.instance, inherited.lock)
         name_process("supervisor")
         set_process_name("hotproxy")
         become_subreaper()
         _allow_all_descriptors()
         self._requests.hear_signals()
-        path = self.options.instance_dir / SUPERVISOR_SOCKET
         try:
-            commands = CommandSocket(path, self.loop, self._requests.on_command, self.survivors.welcome)
+            self.commands = self._listen(directory / SUPERVISOR_SOCKET, inherited.commands)
         except OSError as error:
-            lock.release()
-            raise HotproxyError(f"{path}: {error.strerror}") from None
+            self.lock.release()
+            raise HotproxyError(f"{directory / SUPERVISOR_SOCKET}: {error.strerror}") from None
+        self._resume()
         try:
             awaits = self.survivors.begin()
         except HotproxyError:
-            commands.close()
-            lock.release()
+            self.commands.close()
+            self.lock.release()
             raise
         self._tick()
         if self.notifier.watchdog_s > 0.0:
@@ -120,11 +138,58 @@ class Supervisor:
         self.sockets.close()
         for caller in self._stop_callers:
             caller.answer(True, "stopped")
-        commands.close()
+        self.commands.close()
         self.ledger.close()
         self.notifier.close()
-        lock.release()
+        self.lock.release()
         return self._exit_code
+
+    def _listen(self, path: Path, inherited: int = -1) -> CommandSocket:
+        return CommandSocket(path, self.loop, self._requests.on_command, self.survivors.welcome, inherited)
+
+    # --- its own code ---
+
+    def _resume(self) -> None:
+        """Go on with what this process had before its code was replaced."""
+        resume = read_or_none(self._inherited)
+        if resume is None:
+            return
+        self.started_s, self.soft_drain, self.served = resume.started_s, resume.soft_drain, True
+        try:
+            if resume.last_restart is not None:
+                self.restarts.last = Outcome.from_wire(resume.last_restart)
+            for wire in resume.sockets:
+                self.sockets.inherit(OwnedSocket.from_wire(wire))
+        except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
+            log(WARNING, f"not all that the last version handed over makes sense: {error!r}")
+
+    def rehearse(self) -> str:
+        """As much of a start as can be had beside the supervisor that runs: the digest of this code."""
+        self._requests.hear_signals()
+        self.ledger.look()
+        commands = self._listen(self._rehearsal_path)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.connect(str(commands.path))
+            caller = Channel(sock)
+            caller.send("COMMAND", {"verb": "status", "arguments": {}})
+            while (answer := caller.receive()) is None:
+                self.loop.turn()
+        commands.close()
+        if not answer.fields.get("ok"):
+            raise HotproxyError(f"it does not say how it is: {answer.fields}")
+        return self.code
+
+    @property
+    def _rehearsal_path(self) -> Path:
+        return self.options.instance_dir / "rehearsal"  # not longer than the one it stands for: 107 bytes are the limit
+
+    def clear_rehearsal(self) -> None:
+        """Whatever one that failed has left."""
+        for path in (self._rehearsal_path, self._rehearsal_path.with_name("rehearsal.new")):
+            path.unlink(missing_ok=True)
+
+    def catch_up(self) -> None:
+        self._requests.catch_up()
 
     # --- generations ---
 
@@ -286,6 +351,9 @@ class Supervisor:
             return
         if self.restarts.last is not None:  # not the first start
             self.ledger.count_restart(outcome.ok)
+        serving = next((live for live in reversed(self._generations) if live.state is State.ACTIVE), None)
+        if serving is not None and serving.hello is not None:
+            self.renewal.restart_ended(outcome.ok, serving.hello.supervisor_digest)
         self.notifier.ready(outcome.reason if outcome.ok else f"reload refused: {outcome.reason}")
 
     # --- the end ---
@@ -303,6 +371,7 @@ class Supervisor:
         self.ledger.draining(True)
         self.restarts.close()
         self.recycling.close()
+        self.renewal.close()
         if limited:
             self.stop_by_s = self.loop.now_s() + timeout_s
             self.loop.after(timeout_s, self._expire_all)
@@ -361,6 +430,7 @@ class Supervisor:
         self.loop.after(TICK_S, self._tick)
         self.reap()
         self.notifier.flush()
+        self.renewal.look()
         self.ledger.fold_strangers()
         for live in self._generations:
             if live.is_deaf(min(DEAF_TICKS, self._late_ticks)):

@@ -65,6 +65,11 @@ class Survivors:
         self.waiting = False
         self.outcome = ""  # "re-attached to generation 3 (pid 7)"
 
+    @property
+    def busy(self) -> bool:
+        """Somebody is awaited, or in the middle of an introduction."""
+        return self.waiting or bool(self._arrivals)
+
     def begin(self) -> bool:
         """True when somebody is awaited; then `settle` follows. Raises ShmError."""
         for pid, epoch in self._supervisor.ledger.resume().items():
@@ -272,6 +277,9 @@ class Survivors:
             return
         heir = next((live for live in reversed(back) if not live.yielded), None)
         if heir is not None:
+            for owned in supervisor.sockets.without(heir.lease):  # handed over, and nobody's: its zygote is gone
+                if not any(owned in live.lease.sockets for live in lives):
+                    supervisor.sockets.shut(owned)
             self.outcome = f"re-attached to generation {heir.epoch} (pid {heir.pid})"
             log(NOTICE, self.outcome)
             supervisor.reattached(heir, self.outcome)

@@ -182,10 +182,11 @@ class Zygote:
         if self._phase < Phase.DRAINING and self._leaving is None:  # else it is another supervisor that died
             deadlines = self._program.hello.deadlines
             wait_s = deadlines.orphan_s if self._phase is Phase.SERVING else min(deadlines.orphan_s, YIELDED_S)
-            log(WARNING, f"the supervisor is gone: draining in {wait_s:g} s, unless there is another one by then")
             until_s = self._loop.now_s() + wait_s + (deadlines.drain_s or NO_LIMIT_S)
             self._leaving = self._loop.after(wait_s, lambda: self._leave(until_s))
         self._search.begin()
+        if not self._supervisor.open:  # one that replaces its own code is found at once
+            log(WARNING, "the supervisor is gone; looking for another one")
 
     def _on_found(self, channel: Channel) -> None:
         self._supervisor = self._listen_to(channel)
@@ -215,6 +216,7 @@ class Zygote:
 
     def _leave(self, deadline_s: float) -> None:
         """Nobody else holds our sockets: what waits in their queues is taken before they are closed."""
+        log(WARNING, "no other supervisor has come: draining")
         self._leaving = None
         if self._supervisor.open:  # one that has not answered yet was told that we serve
             self._supervisor.close()

@@ -24,6 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from hotproxy.restarter.digest import supervisor_code
 from hotproxy.restarter.frames import KINDS, PROTOCOL_VERSION, Channel, ChannelClosed, Message
 from hotproxy.restarter.hello import Deadlines, Hello, WantedAddress, WantedListener
 from hotproxy.restarter.instance_dir import SUPERVISOR_SOCKET
@@ -54,9 +55,10 @@ class StandIn:
         ]
         deadlines = Deadlines(**{name: config[name] for name in config if name.endswith("_s")})
         stats = [Stat("stand_in.accepted", COUNTER), *(Stat(*each) for each in config.get("stats", []))]
+        digest = config.get("digest") or supervisor_code()
         self.hello = Hello(
             epoch, config.get("slots", 2), (*listeners, WantedListener(CONTROL, (control,), shared=True)), deadlines,
-            to_wire(stats), "stand-in", PROTOCOL_VERSION, LAYOUT_VERSION, "", {},
+            to_wire(stats), "stand-in", PROTOCOL_VERSION, LAYOUT_VERSION, digest, {},
         )  # fmt: skip
 
     @staticmethod
