@@ -40,6 +40,7 @@ def render_status(data: dict[str, Any]) -> str:
         f"hotproxy '{data['instance']}': {data['state']}, pid {data['pid']}, up {duration(data['uptime_s'])}",
         f"config {data['config']}",
     ]
+    lines += _supervisor(data["supervisor"])
     lines += [f"listener {each['name']}: {', '.join(each['addresses'])}" for each in data["listeners"]]
     for generation in data["generations"]:
         control = generation["control"]["pid"]
@@ -54,6 +55,14 @@ def render_status(data: dict[str, Any]) -> str:
         how = last["reason"] if last["ok"] else f"refused: {last['reason']}"
         lines.append(f"last restart: {how}")
     return "\n".join(lines)
+
+
+def _supervisor(data: dict[str, str]) -> list[str]:
+    """What is out of the ordinary."""
+    lines = [data["note"]] if data["note"] else []
+    if data["on_disk"] and data["on_disk"] != data["code"]:
+        lines.append(f"the supervisor's code is {data['code']}, on the disk is {data['on_disk']}")
+    return lines
 
 
 def duration(seconds: float) -> str:
