@@ -35,6 +35,8 @@ from hotproxy.shm.server_stats import (
 ZYGOTE: Final = "zygote"
 WORKER: Final = "worker"
 CONTROL: Final = "control"
+# Who only looks may do so at the moment in which an entry changes hands.
+LOOKS: Final = 3
 
 
 class Ledger:
@@ -83,10 +85,18 @@ class Ledger:
 
     def look(self) -> int:
         """How many slabs there are; nothing is changed. Raises ShmError when what is there can't be read."""
-        try:
-            objects = open_objects(self.segment_name)
-        except ShmAbsent:
-            return 0
+        for attempt in range(LOOKS):
+            try:
+                return self._look()
+            except ShmAbsent:
+                return 0
+            except ShmError:
+                if attempt + 1 == LOOKS:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _look(self) -> int:
+        objects = open_objects(self.segment_name)
         try:
             read_schema(objects)
             return sum(len(read_entries(shared)) for shared in objects)
@@ -114,7 +124,10 @@ class Ledger:
 
     def activate(self, serial: int, pid: int) -> None:
         self._open.activate_slab(serial, pid)
-        self._strangers.discard(pid)
+
+    def adopted(self, pids: Collection[int]) -> None:
+        """They are no strangers any more: a generation of ours has them."""
+        self._strangers.difference_update(pids)
 
     def enlist(self, epoch: int, pid: int) -> int:
         """A zygote, so that the next supervisor knows whom to wait for: the serial of its entry, which counts nothing.

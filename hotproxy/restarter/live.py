@@ -91,7 +91,7 @@ class LiveGeneration:
     started_s: float
     state: State = State.STARTING
     serial: int = 0  # of the zygote's entry in the shared memory
-    zygote_pidfd: int = -1
+    zygote_pidfd: int = -1  # of one that an earlier supervisor has started
     yielded: bool = False  # it came back from an earlier supervisor, and accepts no more
     zygote_alive: bool = True  # we talk to it, and not to its slots; true until all that it said was heard
     zygote_reaped: bool = False  # its pid may be somebody else's by now
@@ -123,7 +123,6 @@ class LiveGeneration:
             lambda: None,  # its death is seen where it is reaped
         )
         live = cls(epoch, spawned.pid, outbox, loop, ears, spawned.stderr, loop.now_s())
-        live.zygote_pidfd = os.pidfd_open(spawned.pid)  # our child: its pid is its own until we reap it
         loop.watch(spawned.stderr, live.hear_stderr)
         return live
 
@@ -218,11 +217,15 @@ class LiveGeneration:
         return self.deaf_ticks >= ticks
 
     def kill_zygote(self) -> None:
+        if not self.zygote_alive or self.zygote_reaped:
+            return
         try:
-            if self.zygote_alive and self.zygote_pidfd >= 0:
+            if self.zygote_pidfd >= 0:
                 signal.pidfd_send_signal(self.zygote_pidfd, signal.SIGKILL)
+            else:
+                os.kill(self.pid, signal.SIGKILL)  # our child: its pid is its own until we reap it
         except ProcessLookupError:
-            pass  # dead, and reaped
+            pass  # dead, and reaped by somebody else
 
     def kill(self) -> None:
         """Every process, at once."""

@@ -110,7 +110,7 @@ class Renewal:
     def restart_ended(self, ok: bool, digest: str) -> None:
         """A generation with this code serves now; or the restart was refused, and nothing changes."""
         if not ok:
-            self._asked = False
+            self._asked = self._asked and self._supervisor.restarts.busy  # the one that was asked for is still to come
         elif digest != self._supervisor.code or self._asked:
             self._wanted = digest
             self.look()

@@ -226,8 +226,8 @@ class SocketTable:
         given = set(map(id, lease.sockets))
         return [owned for owned in self._sockets.values() if id(owned) not in given]
 
-    def inherit(self, owned: OwnedSocket) -> None:
-        """Of the last version of this supervisor."""
+    def put(self, owned: OwnedSocket) -> None:
+        """One of the last version of this supervisor."""
         self._sockets[owned.identity, owned.slot] = owned
 
     def all(self) -> list[OwnedSocket]:

@@ -159,7 +159,7 @@ class Supervisor:
             if resume.last_restart is not None:
                 self.restarts.last = Outcome.from_wire(resume.last_restart)
             for wire in resume.sockets:
-                self.sockets.inherit(OwnedSocket.from_wire(wire))
+                self.sockets.put(OwnedSocket.from_wire(wire))
         except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
             log(WARNING, f"not all that the last version handed over makes sense: {error!r}")
 

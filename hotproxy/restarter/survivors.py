@@ -137,11 +137,11 @@ class Survivors:
         self._arrivals[live] = arrival
         try:
             live.hello = self._checked(pid, fields)
-        except (HelloError, FrameError) as error:
+            live.zygote_pidfd = os.dup(self._pidfds[pid])
+        except (HelloError, FrameError, OSError) as error:
             self._refuse(arrival, str(error))
             return
         live.slots = fields["slots"]
-        live.zygote_pidfd = os.dup(self._pidfds[pid])
         live.serial, live.promised = self._supervisor.ledger.of_epoch(live.epoch)
         self._supervisor.ledger.count_moved(fields["moved"], fields["refused"])
         self._supervisor.soft_drain |= fields["soft_drain"]
@@ -179,7 +179,7 @@ class Survivors:
                 self._arrived(arrival)
             elif kind != "FORKED":
                 raise HelloError(f"{kind} is no part of an introduction")
-        except HelloError as error:
+        except (HelloError, OSError) as error:
             self._refuse(arrival, str(error))
         finally:
             message.close_fds()
@@ -193,11 +193,9 @@ class Survivors:
                 int
             ] * 2:
                 raise HelloError("it does not say which sockets it holds")
-        message.fds = []
-        arrival.found += [
-            (wire, socket.socket(fileno=fd), (inode[0], inode[1]))
-            for wire, inode, fd in zip(wires, inodes, fds, strict=True)
-        ]
+        for wire, inode in zip(wires, inodes, strict=True):
+            arrival.found.append((wire, socket.socket(fileno=message.fds[0]), (inode[0], inode[1])))
+            del message.fds[0]
 
     def _arrived(self, arrival: _Arrival) -> None:
         supervisor, live = self._supervisor, arrival.live
@@ -215,7 +213,7 @@ class Survivors:
         else:
             live.yielded = arrival.state == "yielded"
             live.told.append(("ACCEPT_ON", {}))
-        supervisor.ledger.activate(live.serial, live.pid)
+        supervisor.ledger.adopted({live.pid, *(member.pid for member in live.members.values())})
         supervisor.add(live)
         live.outbox.post("ATTACHED", {"ok": True, "why": ""})
         log(NOTICE, f"generation {live.epoch} (pid {live.pid}) is back: {arrival.state}, {len(live.members)} processes")

@@ -32,7 +32,7 @@ from hotproxy.shm.cells import Slab, SlabPlace
 from hotproxy.shm.layout import ShmError
 from hotproxy.shm.schema import Schema
 from hotproxy.zygote.child import WORKER, Child, fork
-from hotproxy.zygote.orphan import Search, Untold, introduce, say_refused
+from hotproxy.zygote.orphan import Search, Untold, introduce
 from hotproxy.zygote.program import Birth, Program
 from hotproxy.zygote.seats import Seat, Seats
 
@@ -199,7 +199,7 @@ class Zygote:
 
     def _on_attached(self, fields: dict[str, Any]) -> None:
         if not fields["ok"]:
-            say_refused(fields["why"])
+            log(WARNING, f"a supervisor does not go on with this generation: {fields['why']}")
             self._supervisor.close()
             self._search.begin(REFUSED_S)
             return

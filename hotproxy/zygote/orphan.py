@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from hotproxy.restarter.frames import MAX_FDS, Channel
-from hotproxy.restarter.log import WARNING, log
 from hotproxy.restarter.loop import Alarm, Loop
 from hotproxy.restarter.outbox import Outbox
 from hotproxy.zygote.child import Child
@@ -51,13 +50,15 @@ class Search:
 
     def _look(self) -> None:
         self._alarm = None
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        sock = None
         try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
             sock.connect(str(self._path))
-        except OSError:  # ENOENT, ECONNREFUSED: nobody; EAGAIN: many others are asking
-            sock.close()
+        except OSError:  # ENOENT, ECONNREFUSED: nobody; EAGAIN: many others are asking; EMFILE
+            if sock is not None:
+                sock.close()
             self._alarm = self._loop.after(self._retry_s, self._look)
-            self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
+            self._retry_s = max(self._retry_s, min(self._retry_s * 2, LAST_RETRY_S))
             return
         self._on_found(Channel(sock))
 
@@ -101,7 +102,3 @@ def introduce(
     for death in untold.deaths:
         outbox.post("DIED", death)
     outbox.post("INTRODUCED")
-
-
-def say_refused(why: str) -> None:
-    log(WARNING, f"a supervisor did not take this generation over: {why}")
