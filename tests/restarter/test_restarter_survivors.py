@@ -307,7 +307,7 @@ def test_a_unix_socket_of_strangers_is_taken_over(it: Plane, tmp_path: Path) -> 
     kill_supervisor(it)
     again(it)
     assert it.status()["epoch"] == 2
-    assert sorted(os.listdir(tmp_path)) == ["log", "run", "s", "stand-in.json"]
+    assert sorted(os.listdir(tmp_path)) == ["log", "next.py", "run", "s", "stand-in.json"]
     os.kill(pid, signal.SIGCONT)
     it.eventually(lambda: len(it.status()["generations"]) == 1)
     with socket.socket(socket.AF_UNIX) as sock:
