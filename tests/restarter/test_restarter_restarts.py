@@ -24,9 +24,11 @@ class FakePlane:
         self.restarts = Restarts(self.loop, self)
         self.live: list[Any] = []
         self.expired: list[int] = []
+        self.asked: list[bool] = []
         self.outcomes: list[Outcome] = []
 
-    def start_generation(self) -> Any:
+    def start_generation(self, asked: bool) -> Any:
+        self.asked.append(asked)
         epoch = self.live[-1].epoch + 1 if self.live else 1
         self.live.append(SimpleNamespace(epoch=epoch, state=State.STARTING, drains_since_s=0.0, why=""))
         return self.live[-1]
