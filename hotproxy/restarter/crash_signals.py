@@ -30,12 +30,16 @@ class CrashSignals:
 
     def count(self, status: int, now_s: float) -> bool:
         """A worker has died with this wait status: True when that was one too many."""
-        if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in CRASH_SIGNALS:
+        try:
+            number = -os.waitstatus_to_exitcode(status)
+        except (ValueError, OverflowError):  # somebody says so in a message
+            return False
+        if number not in CRASH_SIGNALS:
             return False
         self._at_s.append(now_s)
         within_s = now_s - self._at_s[0]
         if len(self._at_s) < CRASHES or within_s > WINDOW_S:
             return False
-        name = signal.Signals(os.WTERMSIG(status)).name
+        name = signal.Signals(number).name
         self.why = f"{CRASHES} workers crashed within {within_s:.0f} s, the last one by {name}"
         return True

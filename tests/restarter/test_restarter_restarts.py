@@ -137,6 +137,18 @@ def test_a_restart_that_somebody_asks_for_replaces_it_as_well(plane: FakePlane) 
     assert plane.live[-1].epoch == MAX_LIVE + 1
 
 
+def test_only_what_somebody_asks_for_must_be_what_is_on_disk(plane: FakePlane) -> None:
+    """A replacement may fall back on the last good config, and goes without compiled code; a reload does neither."""
+    plane.live = plane.live[-1:]
+    plane.asked.clear()
+    assert plane.restarts.replace() and not plane.restarts.replace()
+    plane.pass_time(0.0)
+    plane.restarts.request()  # waits for its turn
+    plane.serve()
+    plane.serve()
+    assert plane.asked == [False, True]
+
+
 def test_a_restart_ends_when_all_have_yielded_to_it_and_no_other_one(plane: FakePlane) -> None:
     """An orphan and the generation that replaced it yield together. The first ended the restart, and the second one the
     next restart, before that had served at all."""
