@@ -1,7 +1,7 @@
 """The query of death: a request that makes compiled code crash, and comes again until every worker has met it.
 
 Python raises an exception where C code crashes. So a generation whose workers die of crash signals, again and again, is
-started afresh with no compiled code of ours in it (HOTPROXY_KERNEL=pure, docs/decisions/0016).
+started afresh with no compiled code of ours in it (HOTPROXY_KERNEL=pure, decision 16).
 """
 
 from __future__ import annotations
