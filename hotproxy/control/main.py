@@ -62,6 +62,9 @@ class _Control:
         self._loop: asyncio.AbstractEventLoop | None = None
         # What waits for a disk does so here, and nobody waits for it. Two, so that one that hangs leaves the other.
         self._disk = ThreadPoolExecutor(2)
+        self._looking: asyncio.Future[list[str]] | None = (
+            None  # at the files; all who ask meanwhile get the same answer
+        )
 
     async def live(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
@@ -85,7 +88,9 @@ class _Control:
 
     async def _changed_files(self) -> list[str]:
         assert self._loop is not None
-        return await self._loop.run_in_executor(self._disk, self._start.files.changed)
+        if self._looking is None or self._looking.done():
+            self._looking = self._loop.run_in_executor(self._disk, self._start.files.changed)
+        return await asyncio.shield(self._looking)
 
     def _keep_config(self) -> None:
         start = self._start
