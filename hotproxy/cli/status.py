@@ -68,15 +68,15 @@ def render_status(data: dict[str, Any]) -> str:
 
 
 def _peculiar(data: dict[str, Any]) -> list[str]:
-    """What somebody should look at."""
+    """What somebody should look at. A supervisor that is older than this command may not know of it."""
     lines = []
-    if fallback := data["config_fallback"]:
+    if fallback := data.get("config_fallback"):
         first = " ".join(fallback.split("\n")[0].split())  # the columns of the mistakes' places mean nothing here
         lines.append(f"  BROKEN, the last good config runs instead: {first}")
     elif changed := data["config_changed"]:
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         lines.append(f"  not what runs, changed since: {changed[0]}{more}; `hotproxy reload` brings it in")
-    if pure := data["pure_kernel"]:
+    if pure := data.get("pure_kernel"):
         lines.append(f"NO COMPILED CODE: {pure}; `hotproxy reload` tries it again")
     return lines
 

@@ -62,9 +62,8 @@ class _Control:
         self._loop: asyncio.AbstractEventLoop | None = None
         # What waits for a disk does so here, and nobody waits for it. Two, so that one that hangs leaves the other.
         self._disk = ThreadPoolExecutor(2)
-        self._looking: asyncio.Future[list[str]] | None = (
-            None  # at the files; all who ask meanwhile get the same answer
-        )
+        # At the files: whoever asks meanwhile gets the same answer.
+        self._looking: asyncio.Future[list[str]] | None = None
 
     async def live(self) -> None:
         self._loop = loop = asyncio.get_running_loop()

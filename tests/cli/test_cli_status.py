@@ -41,6 +41,12 @@ def test_what_somebody_should_look_at(found: dict[str, Any], lines: list[str]) -
     assert render_status({**STATUS, **found}).splitlines()[1:] == ["config /etc/a.yaml", *lines]
 
 
+def test_a_supervisor_that_does_not_know_of_it() -> None:
+    """After an upgrade of the package the command is new, and the supervisor what it was."""
+    old = {name: value for name, value in STATUS.items() if name not in ("config_fallback", "pure_kernel")}
+    assert render_status(old) == render_status(STATUS)
+
+
 def test_no_control_process_is_no_answer(tmp_path: Path) -> None:
     with pytest.raises(NoAnswer, match="No such file"):
         get(Place("a", tmp_path), "/config_changed", ["changed"])
