@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 from tests.kit import clients
@@ -94,6 +95,23 @@ def test_a_start_with_a_broken_config_runs_what_served_last(short_path: Path) ->
         until_changed(proxy, [])
         assert proxy.stats()["server.config_fallback"] == 0
         eventually(lambda: "three secret-2" in kept(proxy).read_text(), "what serves now to be kept")
+
+
+def test_a_valid_config_that_can_not_serve_is_not_kept(short_path: Path) -> None:
+    """Its port is taken, which is known when all else is well."""
+    prepare(short_path)
+    with (
+        instance(short_path, config("one"), "--state-dir", str(short_path / "state")) as proxy,
+        socket.create_server(("127.0.0.1", 0)) as taken,
+    ):
+        eventually(lambda: kept(proxy).exists(), "the config to be kept")
+        before = kept(proxy).read_bytes()
+        proxy.write(config("two").replace("127.0.0.1:0", f"127.0.0.1:{taken.getsockname()[1]}"))
+        refused = proxy.command("reload")
+        assert refused.returncode == 1 and "address in use" in refused.stderr
+        eventually(lambda: one_generation(proxy), "the refused one to be gone")
+        assert kept(proxy).read_bytes() == before
+        assert [each.name for each in kept(proxy).parent.iterdir()] == [kept(proxy).name]
 
 
 def test_with_nothing_kept_a_broken_config_does_not_start(short_path: Path) -> None:
