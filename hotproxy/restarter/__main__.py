@@ -20,10 +20,12 @@ def main() -> int:
     parser.add_argument("--instance-dir", required=True, type=Path)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--allow-faults", action="store_true")
+    parser.add_argument("--last-good", type=Path)
+    parser.add_argument("--fallback-last-good", action="store_true")
     chosen = parser.parse_args()
     options = Options(
         os.path.abspath(chosen.config), chosen.instance, chosen.instance_dir.absolute(), chosen.workers,
-        chosen.allow_faults,
+        chosen.allow_faults, chosen.last_good, chosen.fallback_last_good,
     )  # fmt: skip
     # By the unresolved path: a virtual environment that is a symlink is followed anew at every restart.
     return run(Supervisor(options, [sys.executable, "-I", "-m", "hotproxy.zygote"]))

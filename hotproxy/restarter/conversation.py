@@ -163,6 +163,8 @@ class Conversation:
             self._ledger.count_crash(member.serial)
             how = describe_exit(status)
             log(ERROR, f"worker {member.slot} (pid {member.pid}) of generation {live.epoch} crashed: {how}")
+            if live.crash_signals.count(status, self._supervisor.loop.now_s()):
+                self._supervisor.doubt_compiled(live)
         self._ledger.fold(member.serial)
         self._supervisor.moves.on_death(member.serial)
         self._supervisor.recycling.on_death(member)

@@ -17,10 +17,13 @@ def status_of(supervisor: Supervisor) -> dict[str, Any]:
     generations = supervisor.live_generations()
     serving = [live for live in generations if live.state in (State.ACTIVE, State.ORPHANED)]
     last = supervisor.restarts.last
+    hello = serving[-1].hello if serving else None
     return {
         "pid": os.getpid(),
         "instance": supervisor.options.instance,
         "config": supervisor.options.config,
+        "config_fallback": hello.fallback if hello is not None else "",
+        "pure_kernel": hello.pure if hello is not None else "",
         "state": _state(supervisor, bool(serving)),
         "epoch": serving[-1].epoch if serving else 0,
         "uptime_s": round(supervisor.loop.now_s() - supervisor.started_s, 3),

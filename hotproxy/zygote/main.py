@@ -30,7 +30,7 @@ from hotproxy.restarter.spawn import describe_exit
 from hotproxy.shm.cells import Slab, SlabPlace
 from hotproxy.shm.layout import ShmError
 from hotproxy.shm.schema import Schema
-from hotproxy.zygote.child import WORKER, Child, fork
+from hotproxy.zygote.child import CONTROL, WORKER, Child, fork
 from hotproxy.zygote.program import Birth, Program
 from hotproxy.zygote.seats import Seat, Seats
 
@@ -66,6 +66,7 @@ class Zygote:
         self._answer = ""  # ACCEPT_STOPPED or SHUT_DONE, which is due when all of these serials have said it
         self._waiting_for: set[int] = set()
         self._soft_drain = False
+        self._served = False  # the supervisor has said so
         self._exit_code = 0
 
     def run(self) -> int:
@@ -95,6 +96,9 @@ class Zygote:
         elif kind == "ACCEPT_ON":
             self._phase = Phase.OPENING
             self._seats.tell_all("ACCEPT_ON")
+        elif kind == "SERVES":
+            self._served = True
+            self._seats.tell_control(kind)
         elif kind == "ACCEPT_OFF":
             self._phase = Phase.YIELDED
             self._seats.stay_empty()
@@ -325,6 +329,8 @@ class Zygote:
         self._set_state(child, "accepting")
         if self._soft_drain:
             child.outbox.post("DRAIN", {"deadline_s": 0.0})
+        if self._served and child.role == CONTROL:
+            child.outbox.post("SERVES")  # the one that was told so may have died of it
         if self._phase is Phase.OPENING and self._seats.all_are("accepting"):
             self._phase = Phase.SERVING
             self._supervisor.post("ACCEPTING")

@@ -31,7 +31,7 @@ class Refused(Exception):
 class Plane:
     """One supervisor. `wish(...)` is its config."""
 
-    def __init__(self, directory: Path, late_ticks: int = 30, zygote: Path = STAND_IN) -> None:
+    def __init__(self, directory: Path, late_ticks: int = 30, zygote: Path = STAND_IN, fallback: bool = False) -> None:
         self.runtime_dir = directory / "run"
         self.instance_dir = self.runtime_dir / "t"
         self.instance_dir.mkdir(parents=True)
@@ -39,6 +39,8 @@ class Plane:
         self.log_path = directory / "log"
         self.late_ticks = late_ticks
         self.zygote = zygote
+        self.fallback = fallback
+        self.last_good = directory / "last-good"
         self.process: subprocess.Popen[bytes] | None = None
         self.segment = segment_name("t", str(self.runtime_dir))
         self._pids: set[int] = set()
@@ -49,7 +51,8 @@ class Plane:
 
     def launch(self) -> None:
         with open(self.log_path, "ab") as log:
-            arguments = [self.config, self.instance_dir, self.late_ticks, self.zygote]
+            arguments = [self.config, self.instance_dir, self.late_ticks, self.zygote, self.last_good]
+            arguments += ["fallback"] if self.fallback else []
             self.process = subprocess.Popen(
                 [sys.executable, __file__, *map(str, arguments)],
                 stdout=log,
@@ -228,8 +231,8 @@ def ours(pid: int, config: Path) -> bool:
 if __name__ == "__main__":
     from hotproxy.restarter.__main__ import run
 
-    config, instance_dir, late_ticks, zygote = sys.argv[1:]
-    chosen = Options(config, "t", Path(instance_dir))
+    config, instance_dir, late_ticks, zygote, last_good, *fallback = sys.argv[1:]
+    chosen = Options(config, "t", Path(instance_dir), last_good=Path(last_good), fallback_last_good=bool(fallback))
 
     def on_event(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "import":
