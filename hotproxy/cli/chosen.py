@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
 import click
 
 from hotproxy import __version__
 from hotproxy.cli import place as places
+from hotproxy.cli.admin_line import NoAnswer, get
 from hotproxy.cli.line import ask
 from hotproxy.cli.main import Globals
 from hotproxy.config import Examined, examine, model, render_text
@@ -20,9 +17,6 @@ from hotproxy.config.effective import config_digest
 from hotproxy.config.secrets import Hidden
 from hotproxy.errors import EXIT_UNREACHABLE, HotproxyError
 from hotproxy.telemetry.log_format import LogFormat
-
-# The control process answers in milliseconds, or hangs.
-_ADMIN_TIMEOUT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,37 +79,12 @@ def _environment(pid: int) -> dict[str, str] | None:
 def _compare(place: places.Place, config: model.Config) -> str:
     """A sentence for whoever takes the file for what runs; "" when it is."""
     try:
-        running = _ask_digest(str(place.directory / "admin.sock"))
+        running = get(place, "/config_digest", ("epoch", "version", "digest"))
         epoch, version, digest = running["epoch"], running["version"], running["digest"]
-    except (OSError, http.client.HTTPException, ValueError, TypeError, KeyError) as error:
-        why = str(error) or type(error).__name__
+    except NoAnswer as why:
         return f"could not be compared with what runs ({why}); this is about the file"
     if version != __version__:
         return f"could not be compared with generation {epoch}, which runs version {version}; this is about the file"
     if digest != config_digest(config):
         return f"differs from what generation {epoch} runs: this is about the file, and `hotproxy reload` brings it in"
     return ""
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_ADMIN_TIMEOUT_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_ADMIN_TIMEOUT_S)
-        self.sock.connect(self._path)
-
-
-def _ask_digest(path: str) -> dict[str, Any]:
-    connection = _UnixConnection(path)
-    try:
-        connection.request("GET", "/config_digest")
-        answer = connection.getresponse()
-        if answer.status != 200:
-            raise ValueError(f"the admin API answers {answer.status}")
-        found: dict[str, Any] = json.loads(answer.read())
-        return found
-    finally:
-        connection.close()

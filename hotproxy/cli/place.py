@@ -4,6 +4,8 @@
 for one in which the instance exists. The instance's directory is `<runtime dir>/<instance>`:
 
     supervisor.sock  admin.sock  lock  config.yaml (of `proxy`, and of `run -c -`)
+
+What should outlive a reboot is in the state directory, if there is one: <instance>.last-good.yaml (of `run`).
 """
 
 from __future__ import annotations
@@ -99,6 +101,23 @@ def find(instance: str, runtime_dir: str | None) -> Place:
         raise HotproxyError(f"not permitted to look for instance '{instance}' in {refused}", EXIT_NOT_PERMITTED)
     looked = ", ".join(str(place.directory) for place in places)
     raise HotproxyError(f"there is no instance '{instance}' (looked for {looked})", EXIT_UNREACHABLE)
+
+
+def last_good(place: Place, state_dir: str | None) -> Path:
+    """Where the config that serves is kept. Raises HotproxyError when a directory that was asked for can't be made."""
+    directory = place.directory
+    if state_dir is not None:
+        directory = Path(state_dir).absolute()
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            code = EXIT_NOT_PERMITTED if isinstance(error, PermissionError) else EXIT_REFUSED
+            raise HotproxyError(f"{directory} can't be made: {error.strerror}", code) from None
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise HotproxyError(f"{directory} is not writable", EXIT_NOT_PERMITTED)
+    elif from_systemd := os.environ.get("STATE_DIRECTORY"):
+        directory = Path(from_systemd.split(":")[0])
+    return directory / f"{place.instance}.last-good.yaml"
 
 
 def _check_name(instance: str) -> None:

@@ -42,7 +42,7 @@ def proxy(globals_: Globals, from_: str, to: tuple[str, ...], workers: int | Non
     command = f"hotproxy {where}--instance {instance}"
     click.echo(f"config  {path} (edit it, then: {command} reload)")
     click.echo(f"watch   {command} stats --watch")
-    become_supervisor(place, path, workers)
+    become_supervisor(place, path, workers, places.last_good(place, None))
 
 
 def render_config(listener: Sequence[Address], endpoints: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ fields      reading the fields of one section; collector gathers the problems
 clusters, listeners, routes   nodes -> model
 references  what no section can see alone: duplicate names, clashing addresses, dangling clusters
 load        all of it in order, over all included files
+on_disk     whether the files are still those that were read; last_good: what served, kept for a broken file
 effective, merged   back to YAML: with every default; as the files say it
 """
 

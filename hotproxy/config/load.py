@@ -6,7 +6,7 @@ import glob
 import os
 from collections.abc import Iterator
 from collections.abc import Mapping as MappingType
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from hotproxy.config import model, scalars, shapes
@@ -17,6 +17,7 @@ from hotproxy.config.environment import read_assignments
 from hotproxy.config.fields import Fields, LogFormatCheck, Reader
 from hotproxy.config.listeners import read_address, read_listener
 from hotproxy.config.names import Names
+from hotproxy.config.on_disk import Files, matching
 from hotproxy.config.problems import ERROR, ConfigErrors, ConfigProblem
 from hotproxy.config.references import check_references
 from hotproxy.config.sources import Source, SourceError, checked, read_source
@@ -34,12 +35,14 @@ class Examined:
     """All problems by place, warnings among them; `config` is None when one of them is an error.
 
     `roots`: what the files hold, variables replaced, the main file first. `secrets`: what of it nobody should see.
+    `files`: those that were read, to be compared with what is there later.
     """
 
     config: model.Config | None
     problems: tuple[ConfigProblem, ...]
     roots: tuple[Node, ...] = ()
     secrets: frozenset[str] = frozenset()
+    files: Files = field(default_factory=Files)
 
     @property
     def warnings(self) -> tuple[ConfigProblem, ...]:
@@ -82,6 +85,8 @@ def examine(
     except SourceError as error:
         run.problems.unreadable("<stdin>" if path == "-" else path, 0, error)
         return run.finish(None)
+    if path != "-":
+        run.read[os.path.abspath(path)] = source.digest
     return run.finish(source)
 
 
@@ -119,6 +124,8 @@ class _Run:
         self.reader = Reader(self.problems, self.variables, self.names, offline, log_format)
         self.complete = True  # False once a file that may define something could not be read
         self.files = 1
+        self.read: dict[str, str] = {}  # absolute path -> digest
+        self.patterns: list[str] = []
         self.roots: list[Node] = []
         self.listeners: list[model.Listener] = []
         self.clusters: list[model.Cluster] = []
@@ -131,7 +138,8 @@ class _Run:
             check_references(self.names, self.problems, self.complete)
         problems = self.problems.sorted()
         roots, secrets = tuple(self.roots), frozenset(self.reader.secrets)
-        return Examined(None if self.problems.failed else config, problems, roots, secrets)
+        files = Files(tuple(self.read.items()), tuple(self.patterns))
+        return Examined(None if self.problems.failed else config, problems, roots, secrets, files)
 
     def _main(self, source: Source) -> model.Config | None:
         root = self._parse(source)
@@ -234,8 +242,8 @@ class _Run:
             self.complete = False
         if not os.path.isdir(root):
             self.problems.warning(node, f"the directory '{root}' does not exist, so nothing is included", "", where)
-        found = glob.iglob(pattern, recursive=True)
-        return sorted(path for path in found if not os.path.isdir(path))
+        self.patterns.append(pattern)
+        return matching(pattern)
 
     def _paths(self, fields: Fields, name: str) -> Iterator[tuple[Node, str, str]]:
         node = fields.get(name)
@@ -252,7 +260,9 @@ class _Run:
         shown = os.path.relpath(path) if not os.path.isabs(node.source.name) else path
         try:
             self.files += 1
-            return read_source(path, self.files, shown)
+            source = read_source(path, self.files, shown)
+            self.read[path] = source.digest
+            return source
         except SourceError as error:
             if error.source is not None:
                 self.problems.unreadable(shown, self.files, error)

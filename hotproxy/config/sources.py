@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import hashlib
 import os
 import pwd
 import re
@@ -28,6 +29,7 @@ class Source:
     directory: str
     text: str
     order: int = 0  # the main file is 0, then the files it draws in, as they are read
+    digest: str = ""  # SHA-256 of its bytes, in hex; "": not from a file
     lines: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,7 +81,7 @@ def read_source(path: str, order: int = 0, name: str = "") -> Source:
             len(before.lines[-1]),
             source,
         ) from error
-    return checked(Source(shown, directory, text, order))
+    return checked(Source(shown, directory, text, order, hashlib.sha256(data).hexdigest()))
 
 
 def checked(source: Source) -> Source:

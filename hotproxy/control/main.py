@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from concurrent.futures.thread import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import uvloop
 
 from hotproxy.clock import SystemClock
+from hotproxy.config import last_good
 from hotproxy.config.effective import config_digest
 from hotproxy.config.model import Config
+from hotproxy.config.on_disk import Files
 from hotproxy.control.admin import Admin
 from hotproxy.control.http_server import HttpServer
 from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull, FrameError, Message
 from hotproxy.restarter.log import WARNING, log
 from hotproxy.shm.cells import Slab
+from hotproxy.shm.layout import ShmError
+from hotproxy.shm.reader import read
 from hotproxy.telemetry.stats import ClusterStats
 
 # The same beat as a worker's: the supervisor judges both by the age of this cell.
@@ -28,7 +33,8 @@ ORPHAN_TIMEOUT_S = 60.0
 
 @dataclass(slots=True)
 class ControlStart:
-    """What the zygote gives the process that it has just forked. `sockets` listen for the admin API."""
+    """What the zygote gives the process that it has just forked. `sockets` listen for the admin API; `files`: what
+    `config` was read from; `last_good`: where to keep it once it serves, "": nowhere."""
 
     config: Config
     epoch: int
@@ -36,6 +42,8 @@ class ControlStart:
     channel: Channel
     slab: Slab
     segment_name: str
+    files: Files
+    last_good: str
 
 
 def run(start: ControlStart) -> int:
@@ -52,10 +60,16 @@ class _Control:
         self._draining = False  # `hotproxy drain`: still serving, no longer ready
         self._leaving = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+        # What waits for a disk does so here, and nobody waits for it. Two, so that one that hangs leaves the other.
+        self._disk = ThreadPoolExecutor(2)
+        # At the files: whoever asks meanwhile gets the same answer.
+        self._looking: asyncio.Future[list[str]] | None = None
 
     async def live(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
-        admin = Admin(self._start.segment_name, self._start.epoch, self._is_ready, self._config_digest)
+        admin = Admin(
+            self._start.segment_name, self._start.epoch, self._is_ready, self._config_digest, self._changed_files
+        )
         self._server = HttpServer(admin.answer)
         loop.add_reader(self._start.channel.fileno(), self._on_channel)
         self._tick()
@@ -70,6 +84,22 @@ class _Control:
 
     def _config_digest(self) -> str:
         return config_digest(self._start.config)  # rarely asked, and 50 ms for a thousand clusters
+
+    async def _changed_files(self) -> list[str]:
+        assert self._loop is not None
+        if self._looking is None or self._looking.done():
+            self._looking = self._loop.run_in_executor(self._disk, self._start.files.changed)
+        return await asyncio.shield(self._looking)
+
+    def _keep_config(self) -> None:
+        start = self._start
+        try:
+            last_good.keep(start.last_good, start.config, start.epoch, self._serves_still)
+        except (OSError, ValueError, ShmError) as error:
+            log(WARNING, f"the last good config can't be kept in {start.last_good}: {error}")
+
+    def _serves_still(self) -> bool:
+        return read(self._start.segment_name).epoch == self._start.epoch
 
     def _tick(self) -> None:
         assert self._loop is not None
@@ -102,6 +132,7 @@ class _Control:
             pass  # EOF follows; a zygote that does not read is found out by the supervisor
 
     def _on_message(self, message: Message) -> None:
+        assert self._loop is not None
         message.close_fds()
         if message.kind == "ACCEPT_ON":
             self._start_accepting()
@@ -109,6 +140,9 @@ class _Control:
         elif message.kind == "ACCEPT_OFF":
             self._stop_accepting()
             self._say("ACCEPT_STOPPED")
+        elif message.kind == "SERVES":
+            if self._start.last_good:
+                self._loop.run_in_executor(self._disk, self._keep_config)
         elif message.kind == "DRAIN" and message.fields["deadline_s"] == 0.0:
             self._draining = True
         elif message.kind == "UNDRAIN":

@@ -8,6 +8,7 @@ tells it in HELLO what it must know, and asks for its sockets.
     generation, actions         what happens to a generation, and when: a table, and what it does
     live, conversation          a generation's processes, and what they say
     restarts                    one at a time, and how each ended
+    crash_signals               workers that crash too often in compiled code
     moves, recycling            connections on their way to other slots; one worker replaced
     faults                      processes that fail on demand, for tests
     sockets, bind, holders      the listening sockets

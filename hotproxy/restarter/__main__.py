@@ -21,11 +21,13 @@ def main() -> int:
     parser.add_argument("--instance-dir", required=True, type=Path)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--allow-faults", action="store_true")
+    parser.add_argument("--last-good", type=Path)
+    parser.add_argument("--fallback-last-good", action="store_true")
     add_own_arguments(parser)
     chosen = parser.parse_args()
     options = Options(
         os.path.abspath(chosen.config), chosen.instance, chosen.instance_dir.absolute(), chosen.workers,
-        chosen.allow_faults,
+        chosen.allow_faults, chosen.last_good, chosen.fallback_last_good,
     )  # fmt: skip
     # By the unresolved path: a virtual environment that is a symlink is followed anew at every restart.
     interpreter = [sys.executable, "-I", "-m"]
@@ -55,6 +57,10 @@ def _arguments(options: Options) -> list[str]:
         arguments += ["--workers", str(options.workers)]
     if options.allow_faults:
         arguments.append("--allow-faults")
+    if options.last_good is not None:
+        arguments += ["--last-good", str(options.last_good)]
+    if options.fallback_last_good:
+        arguments.append("--fallback-last-good")
     return arguments
 
 

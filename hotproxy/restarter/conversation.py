@@ -165,6 +165,8 @@ class Conversation:
     def _count_crash(self, live: LiveGeneration, serial: int, slot: int, pid: int, status: int) -> None:
         self._ledger.count_crash(serial)
         log(ERROR, f"worker {slot} (pid {pid}) of generation {live.epoch} crashed: {describe_exit(status)}")
+        if live.crash_signals.count(status, self._supervisor.loop.now_s()):
+            self._supervisor.doubt_compiled(live)
 
     def _bury(self, live: LiveGeneration, member: Member, status: int) -> None:
         if live.members.pop(member.serial, None) is None:

@@ -60,6 +60,7 @@ KINDS: Final[dict[str, dict[str, type]]] = {
         "listeners": list,
         "deadlines": dict,
         "stats": list,
+        # and, since they were added: "compiled", "pure", "fallback" (hello.py)
     },
     # S -> Z: [listener, address index, slot, listening, shared]; fds in order. Also before a SLOTS that needs more.
     "SOCKETS": {"sockets": list, "last": bool},
@@ -71,6 +72,7 @@ KINDS: Final[dict[str, dict[str, type]]] = {
     "SLOT": {"serial": int, "state": str},  # Z -> S: how a slot or the control process is, for `hotproxy status`
     "READY": {},  # W -> Z, C -> Z: warm; Z -> S: every slot and the control process are
     "FAILED": {"why": str},  # Z -> S, W -> Z: this generation can't be; the process exits after it
+    "SERVES": {},  # S -> Z -> C: it does, and is alone with it soon: what it runs is the last good config
     # whose turn it is to accept
     "ACCEPT_ON": {},  # S -> Z -> W, C
     "ACCEPTING": {},  # W -> Z, Z -> S: every listening socket listens and is watched

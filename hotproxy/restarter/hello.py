@@ -82,6 +82,10 @@ class Hello:
     layout: int
     supervisor_digest: str
     codecs: dict[str, int]
+    # Since these were added; a generation that does not say them is as it was before.
+    compiled: bool = False  # some of the data path's code is ours and compiled
+    pure: str = ""  # why none of it is, as the supervisor said when it started this generation
+    fallback: str = ""  # why it runs the last good config: what is wrong with the one on disk
 
     def to_wire(self) -> dict[str, Any]:
         return {
@@ -89,6 +93,7 @@ class Hello:
             "protocol": self.protocol, "layout": self.layout, "supervisor_digest": self.supervisor_digest,
             "codecs": self.codecs, "deadlines": asdict(self.deadlines),
             "listeners": [asdict(listener) for listener in self.listeners],
+            "compiled": self.compiled, "pure": self.pure, "fallback": self.fallback,
         }  # fmt: skip
 
 
@@ -101,11 +106,14 @@ def parse(wire: Mapping[str, Any]) -> Hello:
     if len(set(names)) != len(names):
         raise HelloError("two listeners have the same name")
     deadlines = _filled(Deadlines, wire["deadlines"])
+    compiled, pure, fallback = wire.get("compiled", False), wire.get("pure", ""), wire.get("fallback", "")
+    if not (isinstance(compiled, bool) and isinstance(pure, str) and isinstance(fallback, str)):
+        raise HelloError("compiled is true or false, pure and fallback are texts")
     if not all(0.0 <= seconds <= NO_LIMIT_S for seconds in astuple(deadlines)):
         raise HelloError(f"impossible deadlines: {deadlines}")
     return Hello(
         wire["epoch"], wire["slots"], listeners, deadlines, wire["stats"], wire["version"],
-        wire["protocol"], wire["layout"], wire["supervisor_digest"], wire["codecs"],
+        wire["protocol"], wire["layout"], wire["supervisor_digest"], wire["codecs"], compiled, pure, fallback,
     )  # fmt: skip
 
 

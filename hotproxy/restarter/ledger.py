@@ -22,9 +22,11 @@ from hotproxy.shm.memory import close_objects, open_objects, read_schema
 from hotproxy.shm.schema import from_wire
 from hotproxy.shm.segment import Segment
 from hotproxy.shm.server_stats import (
+    CONFIG_FALLBACK,
     CRASHED_IN_FLIGHT,
     HANDOFF_MOVED,
     HANDOFF_REFUSED,
+    PURE_KERNEL,
     RESTARTS,
     RESTARTS_FAILED,
     WORKER_CRASHES,
@@ -177,6 +179,12 @@ class Ledger:
         segment.epoch = epoch
         segment.concurrency = slots
         segment.state = LIVE
+
+    def peculiar(self, fallback: bool, pure: bool) -> None:
+        """What is not as it should be with the generation that accepts from now on."""
+        if self._own is not None:
+            self._own.gauge(CONFIG_FALLBACK).set(int(fallback))
+            self._own.gauge(PURE_KERNEL).set(int(pure))
 
     def draining(self, drains: bool) -> None:
         if self._segment is not None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from hotproxy.restarter.crash_signals import CrashSignals
 from hotproxy.restarter.frames import Channel, FrameError, Message
 from hotproxy.restarter.generation import State
 from hotproxy.restarter.hello import Hello
@@ -106,6 +107,7 @@ class LiveGeneration:
     why: str = ""
     last_words: bytes = b""
     alarm: Alarm | None = None
+    crash_signals: CrashSignals = field(default_factory=CrashSignals)
     awaiting: set[int] = field(default_factory=set)
     holders: dict[int, int] = field(default_factory=dict)
     told: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)  # what every slot must have heard, in order

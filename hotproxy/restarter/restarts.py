@@ -34,7 +34,8 @@ REPLACE_MAX_S: Final = 30.0
 class Plane(Protocol):
     """What the restarts need of the supervisor."""
 
-    def start_generation(self) -> LiveGeneration | str: ...  # or why it can't even be started
+    # Or why it can't even be started. `asked`: somebody wants what is on disk now, and hears when it can't be.
+    def start_generation(self, asked: bool) -> LiveGeneration | str: ...
 
     def live_generations(self) -> list[LiveGeneration]: ...  # oldest first
 
@@ -73,6 +74,7 @@ class Outcome:
 @dataclass(slots=True)
 class Restart:
     began_s: float
+    asked: bool = True  # False: the first start, and a generation that is started afresh
     callers: list[Caller] = field(default_factory=list)
     timeout_s: float = 0.0  # 0: the generation's own deadlines alone
     generation: LiveGeneration | None = None
@@ -111,13 +113,13 @@ class Restarts:
         """A restart runs, waits, or is about to begin."""
         return self._current is not None or self._queued is not None or self._replacing is not None or self._held
 
-    def request(self, caller: Caller | None = None, timeout_s: float = 0.0) -> None:
+    def request(self, caller: Caller | None = None, timeout_s: float = 0.0, asked: bool = True) -> None:
         if self._closed:
             if caller is not None:
                 caller.answer(False, "the supervisor is stopping")
             return
         if self._current is None:
-            self._current = Restart(self._loop.now_s())
+            self._current = Restart(self._loop.now_s(), asked)
             restart = self._current
         else:
             if self._queued is None:
@@ -143,17 +145,19 @@ class Restarts:
         if self._current is not None:
             self._begin(self._current)
         elif not serves:
-            self.request()
+            self.request(asked=False)
 
-    def replace(self) -> None:
-        """The accepting generation lost its zygote: start it afresh, unless a restart does that anyway."""
+    def replace(self) -> bool:
+        """The accepting generation lost its zygote, or crashes: start it afresh, unless a restart does that anyway.
+        False when one is on its way already."""
         if self._current is not None or self._closed or self._replacing is not None or self._held:
-            return
+            return False
         if self._loop.now_s() - self._served_s >= HEALTHY_S:
             self._replace_s = 0.0
             self._served_s = math.inf  # once for each that served
         self._replacing = self._loop.after(self._replace_s, self._replace_now)
         self._replace_s = min(max(self._replace_s * 2, REPLACE_S), REPLACE_MAX_S)
+        return True
 
     def serves(self, live: LiveGeneration, predecessors: Iterable[int]) -> None:
         """`live` accepts. The restart ends when those who did before (their epochs) have yielded to it."""
@@ -210,7 +214,7 @@ class Restarts:
     def _replace_now(self) -> None:
         self._replacing = None
         if self._current is None:
-            self.request()
+            self.request(asked=False)
 
     def _begin(self, restart: Restart) -> None:
         live = self._plane.live_generations()
@@ -229,7 +233,7 @@ class Restarts:
         restart.began_s = self._loop.now_s()
         accepting = [each.epoch for each in live if each.state in (State.ACTIVE, State.ORPHANED)]
         restart.predecessor = accepting[-1] if accepting else 0
-        started = self._plane.start_generation()
+        started = self._plane.start_generation(restart.asked)
         if isinstance(started, str):
             self._end(restart, False, started)
             return

@@ -20,10 +20,13 @@ def status_of(supervisor: Supervisor) -> dict[str, Any]:
     if supervisor.survivors.waiting:
         serving = []  # which one accepts is known when all are back
     last = supervisor.restarts.last
+    hello = serving[-1].hello if serving else None
     return {
         "pid": os.getpid(),
         "instance": supervisor.options.instance,
         "config": supervisor.options.config,
+        "config_fallback": hello.fallback if hello is not None else "",
+        "pure_kernel": hello.pure if hello is not None else "",
         "state": _state(supervisor, bool(serving)),
         "epoch": serving[-1].epoch if serving else 0,
         "supervisor": {

@@ -61,6 +61,8 @@ class Options:
     instance_dir: Path
     workers: int = 0
     allow_faults: bool = False
+    last_good: Path | None = None  # where a generation that serves keeps its config
+    fallback_last_good: bool = False  # a start may take that one when the config is broken
 
 
 class Supervisor:
@@ -133,7 +135,7 @@ class Supervisor:
         if self.notifier.watchdog_s > 0.0:
             self._pet()
         if not awaits:
-            self.restarts.request()
+            self.restarts.request(asked=False)
         self.loop.run()
         self.sockets.close()
         for caller in self._stop_callers:
@@ -255,7 +257,9 @@ class Supervisor:
                 return other
         return None
 
-    def start_generation(self) -> LiveGeneration | str:
+    def start_generation(self, asked: bool) -> LiveGeneration | str:
+        """`asked`: by somebody who hears when it is refused. Nobody does at 4 a.m., when the first one is started or
+        another one afresh: so those make do with less."""
         epoch = self.ledger.next_epoch()
         options = self.options
         arguments = ["--epoch", str(epoch), "--config", options.config, "--segment", self.ledger.segment_name]
@@ -264,6 +268,12 @@ class Supervisor:
             arguments.append("--allow-faults")
         if options.workers:
             arguments += ["--workers", str(options.workers)]
+        if options.last_good is not None:
+            arguments += ["--last-good", str(options.last_good)]
+        if options.fallback_last_good and not asked:
+            arguments.append("--fallback-last-good")
+        if not asked and (why := self._why_pure()):
+            arguments += ["--pure", why]
         try:
             spawned = spawn(self._zygote_command, arguments)
         except OSError as error:
@@ -276,6 +286,20 @@ class Supervisor:
         self.set_alarm(live, HELLO_S)
         return live
 
+    def _why_pure(self) -> str:
+        """Why the one that serves, started afresh, gets no compiled code; "" if it does."""
+        serving = [live for live in self._generations if live.state in (State.ACTIVE, State.ORPHANED)]
+        if not serving or serving[-1].hello is None:
+            return ""
+        return serving[-1].hello.pure or serving[-1].crash_signals.why
+
+    def doubt_compiled(self, live: LiveGeneration) -> None:
+        """Its workers crash too often. One that leaves is not replaced, nor one that has no compiled code."""
+        accepts = live.state in (State.ACTIVE, State.ORPHANED) and live.hello is not None and live.hello.compiled
+        if accepts and not self.stopping and self.restarts.replace():
+            cure = "it is started afresh without compiled code; `hotproxy reload` tries that again"
+            log(ERROR, f"generation {live.epoch}: {live.crash_signals.why}: {cure}")
+
     def add(self, live: LiveGeneration) -> None:
         """One that an earlier supervisor has started."""
         self._generations.append(live)
@@ -287,6 +311,8 @@ class Supervisor:
         self.served = True
         self.ledger.serving(live.epoch, live.slots, live.hello.version)
         self.ledger.draining(self.soft_drain)
+        self.ledger.peculiar(bool(live.hello.fallback), bool(live.hello.pure))
+        live.tell("SERVES")  # it may not have heard it
         self.notifier.ready(text)
 
     def live_generations(self) -> list[LiveGeneration]:
@@ -303,6 +329,9 @@ class Supervisor:
     def serves(self, live: LiveGeneration) -> None:
         """It accepts: everybody else who accepted yields to it."""
         self.served = True
+        live.tell("SERVES")
+        if live.hello is not None:
+            self.ledger.peculiar(bool(live.hello.fallback), bool(live.hello.pure))
         if self.soft_drain:
             self.actions.say_soft_drain(live)
             self.ledger.draining(True)

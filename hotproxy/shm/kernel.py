@@ -3,7 +3,7 @@
 HOTPROXY_KERNEL=pure switches compiled code off here and in `http.kernel`: for tests, and for an emergency. It is read
 from the environment of each interpreter (`python -I` ignores PYTHON variables only), so a running instance changes with
 its next reload if its supervisor was started with it; there is no key in the config, because the supervisor counts too
-and never reads one.
+and never reads one. A generation whose workers crash too often is started afresh with it (restarter.crash_signals).
 """
 
 from __future__ import annotations

@@ -24,7 +24,12 @@ def main() -> int:
     parser.add_argument("--instance-dir", required=True, type=Path)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--allow-faults", action="store_true")
+    parser.add_argument("--last-good", default="")
+    parser.add_argument("--fallback-last-good", action="store_true")
+    parser.add_argument("--pure", default="")
     chosen = parser.parse_args()
+    if chosen.pure:
+        os.environ["HOTPROXY_KERNEL"] = "pure"  # before anything that is compiled could be imported
 
     from hotproxy.restarter import faults
     from hotproxy.restarter.frames import KINDS, Channel
@@ -38,8 +43,13 @@ def main() -> int:
         if chosen.allow_faults:
             faults.FAULTS_HERE.arm(faults.chosen(KINDS), chosen.epoch, "zygote")
         from hotproxy.zygote.begin import begin
+        from hotproxy.zygote.program import Orders
 
-        return begin(channel, chosen.config, chosen.epoch, chosen.segment, chosen.instance_dir, chosen.workers)
+        orders = Orders(
+            chosen.config, chosen.epoch, chosen.segment, chosen.instance_dir, chosen.workers, chosen.last_good,
+            chosen.fallback_last_good, chosen.pure,
+        )  # fmt: skip
+        return begin(channel, orders)
     except BaseException as error:  # SystemExit of an imported module too
         last = "".join(traceback.format_exception_only(error)).strip()
         try:

@@ -13,10 +13,10 @@ from hotproxy.restarter.log import NOTICE, log, name_process
 from hotproxy.shm.bulk import no_collections
 from hotproxy.zygote.child import ignore_signals
 from hotproxy.zygote.main import Zygote
-from hotproxy.zygote.program import Program
+from hotproxy.zygote.program import Orders, Program
 
 
-def begin(channel: Channel, config: str, epoch: int, segment: str, instance_dir: Path, workers: int) -> int:
+def begin(channel: Channel, orders: Orders) -> int:
     """A generation of hotproxy; the zygote's exit code. What is raised becomes FAILED in `__main__`."""
 
     def load() -> Program | str:
@@ -31,11 +31,11 @@ def begin(channel: Channel, config: str, epoch: int, segment: str, instance_dir:
         if WHY_PURE:
             log(NOTICE, f"http kernel: httptools; no compiled kernel: {WHY_PURE}")
         try:
-            return load_program(config, epoch, segment, instance_dir, workers)
+            return load_program(orders)
         except Refused as refused:
             return str(refused)
 
-    return live(channel, load, epoch, segment, instance_dir / SUPERVISOR_SOCKET)
+    return live(channel, load, orders.epoch, orders.segment, orders.instance_dir / SUPERVISOR_SOCKET)
 
 
 def live(channel: Channel, load: Callable[[], Program | str], epoch: int, segment: str, supervisor_path: Path) -> int:

@@ -8,31 +8,41 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-from pathlib import Path
 from typing import Final
 
 from setproctitle import setproctitle
 
 from hotproxy import __version__
-from hotproxy.config import ConfigErrors, load, render_text
+from hotproxy.config import examine, render_text
 from hotproxy.config.address import Address
+from hotproxy.config.last_good import check_owner
 from hotproxy.config.model import Config
+from hotproxy.config.on_disk import Files
+from hotproxy.config.sources import SourceError
 from hotproxy.control import main as control_main
+from hotproxy.data_path import why_plain
+from hotproxy.http import kernel as http_kernel
+from hotproxy.net import transfer
 from hotproxy.proxy import http_moving, tcp_moving
 from hotproxy.restarter.digest import supervisor_code
 from hotproxy.restarter.frames import HANDOFF, HANDOFF_VERSION, PROTOCOL_VERSION
 from hotproxy.restarter.hello import MOVE_S, NO_LIMIT_S, Deadlines, Hello, WantedAddress, WantedListener
+from hotproxy.restarter.log import ERROR, log
+from hotproxy.shm import kernel as shm_kernel
 from hotproxy.shm.layout import LAYOUT_VERSION
 from hotproxy.shm.schema import to_wire
+from hotproxy.telemetry import line
 from hotproxy.telemetry.log_format import LogFormat
 from hotproxy.upstream import moving as upstream_moving
 from hotproxy.worker import main as worker_main
 from hotproxy.worker.build import check_buildable, declare_stats
-from hotproxy.zygote.program import Birth, HeldSocket
+from hotproxy.zygote.program import Birth, HeldSocket, Orders
 
 # The control process listens on these; the config reserves the names.
 ADMIN_UNIX: Final = "admin.unix"
 ADMIN_TCP: Final = "admin"
+# Of what is wrong with a config, for `status`: the first mistakes. The log has all of them.
+MAX_WHY: Final = 4000
 
 
 class Refused(Exception):
@@ -42,15 +52,15 @@ class Refused(Exception):
 class HotproxyProgram:
     """A generation of hotproxy itself."""
 
-    def __init__(self, config: Config, epoch: int, segment_name: str, instance_dir: Path, workers: int) -> None:
+    def __init__(self, orders: Orders, config: Config, files: Files, fallback: str = "") -> None:
+        """`files`: those that `config` was read from; `fallback`: why it is the last good one, and not the file's."""
         self._config = config
-        self._epoch = epoch
-        self._segment_name = segment_name
-        self._instance_dir = instance_dir
+        self._orders = orders
+        self._files = files
         self.hello = Hello(
-            epoch=epoch,
-            slots=workers or config.workers or len(os.sched_getaffinity(0)),
-            listeners=(*_listeners(config), *_admin(config, instance_dir)),
+            epoch=orders.epoch,
+            slots=orders.workers or config.workers or len(os.sched_getaffinity(0)),
+            listeners=(*_listeners(config), *_admin(config, str(orders.instance_dir))),
             deadlines=_deadlines(config),
             stats=to_wire(declare_stats(config)),
             version=__version__,
@@ -61,6 +71,9 @@ class HotproxyProgram:
                 HANDOFF: HANDOFF_VERSION,
                 **{part.KIND: part.DUMP_VERSION for part in (http_moving, tcp_moving, upstream_moving)},
             },
+            compiled=not all(_why_not_compiled()),
+            pure=orders.pure,
+            fallback=fallback[:MAX_WHY],
         )
 
     @staticmethod
@@ -68,34 +81,59 @@ class HotproxyProgram:
         return listener in (ADMIN_UNIX, ADMIN_TCP)
 
     def work(self, birth: Birth) -> int:
-        setproctitle(f"hotproxy: worker {birth.slot}, generation {self._epoch}, {self._instance_dir}")
+        orders = self._orders
+        setproctitle(f"hotproxy: worker {birth.slot}, generation {orders.epoch}, {orders.instance_dir}")
         config = self._config
         sockets = [_listening(held) for held in birth.sockets]
         start = worker_main.WorkerStart(
-            config, self._epoch, birth.slot, sockets, birth.channel, birth.slab, config.drain_timeout_s
+            config, orders.epoch, birth.slot, sockets, birth.channel, birth.slab, config.drain_timeout_s
         )
         return worker_main.run(start)
 
     def control(self, birth: Birth) -> int:
-        setproctitle(f"hotproxy: control, generation {self._epoch}, {self._instance_dir}")
+        orders = self._orders
+        setproctitle(f"hotproxy: control, generation {orders.epoch}, {orders.instance_dir}")
         sockets = [held.sock for held in birth.sockets]
         start = control_main.ControlStart(
-            self._config, self._epoch, sockets, birth.channel, birth.slab, self._segment_name
-        )
+            self._config, orders.epoch, sockets, birth.channel, birth.slab, orders.segment, self._files,
+            "" if self.hello.fallback else orders.last_good,
+        )  # fmt: skip
         return control_main.run(start)
 
 
-def load_program(path: str, epoch: int, segment_name: str, instance_dir: Path, workers: int) -> HotproxyProgram:
+def load_program(orders: Orders) -> HotproxyProgram:
     """Read the config and build what can be built without processes. Raises Refused with all that is wrong."""
     try:
-        config = load(path, log_format=LogFormat.compile)
-    except ConfigErrors as errors:
-        raise Refused(render_text(errors.problems).rstrip()) from None
+        return _load(orders, orders.config)
+    except Refused as refused:
+        if not orders.fallback:
+            raise
+        why = str(refused)
     try:
-        check_buildable(config)
-        return HotproxyProgram(config, epoch, segment_name, instance_dir, workers)
+        check_owner(orders.last_good)
+        program = _load(orders, orders.last_good, why)
+    except (SourceError, Refused) as error:
+        raise Refused(f"{why}\nand there is no last good config to fall back on: {error}") from None
+    log(ERROR, f"the config is broken, this generation runs the last good one ({orders.last_good}) instead:\n{why}")
+    return program
+
+
+def _load(orders: Orders, path: str, fallback: str = "") -> HotproxyProgram:
+    examined = examine(path, log_format=LogFormat.compile)
+    if examined.config is None:
+        raise Refused(render_text(examined.problems).rstrip())
+    # The files of a broken config are not what the last good one was read from, whatever they hold later.
+    files = Files(((orders.config, ""),)) if fallback else examined.files
+    try:
+        check_buildable(examined.config)
+        return HotproxyProgram(orders, examined.config, files, fallback)
     except (ValueError, OSError) as error:
         raise Refused(f"{path}: {error}") from None
+
+
+def _why_not_compiled() -> list[str]:
+    """Of each part of the data path that could be; "" where it is."""
+    return [why_plain(), http_kernel.WHY_PURE, shm_kernel.WHY_PLAIN, transfer.WHY_PLAIN, line.WHY_PLAIN]
 
 
 def _deadlines(config: Config) -> Deadlines:
@@ -115,8 +153,8 @@ def _listeners(config: Config) -> list[WantedListener]:
     ]
 
 
-def _admin(config: Config, instance_dir: Path) -> list[WantedListener]:
-    path = str(instance_dir / "admin.sock")
+def _admin(config: Config, instance_dir: str) -> list[WantedListener]:
+    path = os.path.join(instance_dir, "admin.sock")
     admin = [WantedListener(ADMIN_UNIX, (WantedAddress(f"unix:{path}", "unix", path=path, mode=0o660),), shared=True)]
     if config.admin is not None:
         admin.append(WantedListener(ADMIN_TCP, (_wanted(config.admin.address),), shared=True))

@@ -31,7 +31,7 @@ from hotproxy.restarter.spawn import describe_exit
 from hotproxy.shm.cells import Slab, SlabPlace
 from hotproxy.shm.layout import ShmError
 from hotproxy.shm.schema import Schema
-from hotproxy.zygote.child import WORKER, Child, fork
+from hotproxy.zygote.child import CONTROL, WORKER, Child, fork
 from hotproxy.zygote.orphan import Search, Untold, introduce
 from hotproxy.zygote.program import Birth, Program
 from hotproxy.zygote.seats import Seat, Seats
@@ -78,11 +78,8 @@ class Zygote:
         self._answer = ""  # ACCEPT_STOPPED or SHUT_DONE, which is due when all of these serials have said it
         self._waiting_for: set[int] = set()
         self._soft_drain = False
+        self._served = False  # the supervisor has said so
         self._exit_code = 0
-
-    @property
-    def _serves(self) -> bool:
-        return self._phase is Phase.SERVING
 
     def run(self) -> int:
         """Until the last child is gone; the exit code."""
@@ -114,6 +111,9 @@ class Zygote:
         elif kind == "ACCEPT_ON":
             self._phase = Phase.OPENING
             self._seats.tell_all("ACCEPT_ON")
+        elif kind == "SERVES":
+            self._served = True
+            self._seats.tell_control(kind)
         elif kind == "ACCEPT_OFF":
             self._phase = Phase.YIELDED
             self._seats.stay_empty()
@@ -191,11 +191,8 @@ class Zygote:
     def _on_found(self, channel: Channel) -> None:
         self._supervisor = self._listen_to(channel)
         state = {Phase.SERVING: "serving", Phase.YIELDED: "yielded"}.get(self._phase, "draining")
-        attach = {
-            "state": state, "slots": self._seats.slots, "soft_drain": self._soft_drain, "deadline_s": self._deadline_s,
-            "hello": {**self._program.hello.to_wire(), "stats": []},  # those are in the shared memory
-        }  # fmt: skip
-        introduce(self._supervisor, attach, self._seats.sockets, list(self._seats.children.values()), self._untold)
+        fields = {"state": state, "soft_drain": self._soft_drain, "deadline_s": self._deadline_s}
+        introduce(self._supervisor, self._program.hello, fields, self._seats, self._untold)
 
     def _on_attached(self, fields: dict[str, Any]) -> None:
         if not fields["ok"]:
@@ -323,7 +320,9 @@ class Zygote:
             seat.child = None
             self._seat_again(seat, child, status)
         # One that serves keeps its queues for the next supervisor, which lets it fork again.
-        if not self._seats.children and (self._phase >= Phase.DRAINING or not (self._attached or self._serves)):
+        if not self._seats.children and (
+            self._phase >= Phase.DRAINING or not (self._attached or self._phase is Phase.SERVING)
+        ):
             self._loop.stop()
 
     def _seat_again(self, seat: Seat, child: Child, status: int) -> None:
@@ -389,6 +388,8 @@ class Zygote:
         self._set_state(child, "accepting")
         if self._soft_drain:
             child.outbox.post("DRAIN", {"deadline_s": 0.0})
+        if self._served and child.role == CONTROL:
+            child.outbox.post("SERVES")  # the one that was told so may have died of it
         if self._phase is Phase.OPENING and self._seats.all_are("accepting"):
             self._phase = Phase.SERVING
             self._supervisor.post("ACCEPTING")

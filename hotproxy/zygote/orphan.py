@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from hotproxy.restarter.frames import MAX_FDS, Channel
+from hotproxy.restarter.hello import Hello
 from hotproxy.restarter.loop import Alarm, Loop
 from hotproxy.restarter.outbox import Outbox
-from hotproxy.zygote.child import Child
-from hotproxy.zygote.program import HeldSocket
+from hotproxy.zygote.seats import Seats
 
 # A supervisor that replaces its own code listens all the time. One that was killed is started again by systemd after
 # 100 ms (RestartSec), by a person after seconds.
@@ -82,20 +82,21 @@ class Untold:
         self.moved = self.refused = 0
 
 
-def introduce(
-    outbox: Outbox, attach: Mapping[str, Any], sockets: list[HeldSocket], children: list[Child], untold: Untold
-) -> None:
-    """Everything that a supervisor knows of its generations; `attach` are the fields of ATTACH."""
-    outbox.post("ATTACH", {**attach, "moved": untold.moved, "refused": untold.refused})
+def introduce(outbox: Outbox, hello: Hello, fields: Mapping[str, Any], seats: Seats, untold: Untold) -> None:
+    """Everything that a supervisor knows of its generations; `fields`: how far this one is (ATTACH)."""
+    said = {**hello.to_wire(), "stats": []}  # those are in the shared memory
+    sums = {"moved": untold.moved, "refused": untold.refused}
+    outbox.post("ATTACH", {**fields, **sums, "slots": seats.slots, "hello": said})
+    sockets = seats.sockets
     for at in range(0, len(sockets), MAX_FDS):
         batch = sockets[at : at + MAX_FDS]
-        fields = {
+        wires = {
             "sockets": [held.wire() for held in batch],
             "inodes": [list(held.inode) for held in batch],
             "last": at + MAX_FDS >= len(sockets),
         }
-        outbox.post("SOCKETS", fields, [held.sock.fileno() for held in batch])
-    for child in children:
+        outbox.post("SOCKETS", wires, [held.sock.fileno() for held in batch])
+    for child in seats.children.values():
         forked = {"serial": child.serial, "slot": child.slot, "role": child.role, "pid": child.pid}
         outbox.post("FORKED", forked, [child.outbox.channel.fileno(), child.pidfd])
         outbox.post("SLOT", {"serial": child.serial, "state": child.state})

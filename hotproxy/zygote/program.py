@@ -5,11 +5,28 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from hotproxy.restarter.frames import Channel
 from hotproxy.restarter.hello import Hello
 from hotproxy.shm.cells import Slab
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What the supervisor wants of a generation. `workers` 0: the config decides. `last_good`: where to keep the config
+    once it serves, "": nowhere; `fallback`: take the one that is there when the config is broken. `pure`: why no
+    compiled code of ours may run."""
+
+    config: str
+    epoch: int
+    segment: str
+    instance_dir: Path
+    workers: int = 0
+    last_good: str = ""
+    fallback: bool = False
+    pure: str = ""
 
 
 @dataclass(slots=True, eq=False)

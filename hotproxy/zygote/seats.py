@@ -138,6 +138,11 @@ class Seats:
         for child in self.children.values():
             child.outbox.post(kind, fields)
 
+    def tell_control(self, kind: str) -> None:
+        for child in self.children.values():
+            if child.role == CONTROL:
+                child.outbox.post(kind)
+
     def kill_all(self) -> None:
         for child in self.children.values():
             child.kill()

@@ -42,6 +42,6 @@ def test_what_stdin_holds_is_the_config_byte_by_byte(tmp_path: Path, monkeypatch
     """A byte that is no UTF-8 was an internal error of the command, and not a mistake of the config with its place."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a: \xff\r\n"), encoding="utf-8"))
     became: list[Path] = []
-    monkeypatch.setattr(cli_run, "become_supervisor", lambda place, path, workers, allow_faults: became.append(path))
+    monkeypatch.setattr(cli_run, "become_supervisor", lambda place, path, *_: became.append(path))
     assert call(["--runtime-dir", str(tmp_path), "run", "-c", "-"]) == 0
     assert became[0].read_bytes() == b"a: \xff\r\n"

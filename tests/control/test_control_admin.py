@@ -12,12 +12,20 @@ from hotproxy.control.admin import PLAIN_PATTERN, Admin
 from hotproxy.control.http_server import Request
 
 
-def test_the_digest_of_the_config_is_told_over_the_unix_socket_only() -> None:
-    admin = Admin("/hotproxy-test.none", 7, lambda: True, lambda: "abc")
+async def changed_files() -> list[str]:
+    return ["/etc/hotproxy/hotproxy.yaml"]
+
+
+def test_the_config_is_talked_about_over_the_unix_socket_only() -> None:
+    admin = Admin("/hotproxy-test.none", 7, lambda: True, lambda: "abc", changed_files)
     told = asyncio.run(admin.answer(Request("GET", "/config_digest", {}, local=True)))
     assert isinstance(told.body, bytes)
     assert json.loads(told.body) == {"digest": "abc", "epoch": 7, "version": __version__}
-    assert asyncio.run(admin.answer(Request("GET", "/config_digest", {}))).status == 403
+    told = asyncio.run(admin.answer(Request("GET", "/config_changed", {}, local=True)))
+    assert isinstance(told.body, bytes)
+    assert json.loads(told.body) == {"changed": ["/etc/hotproxy/hotproxy.yaml"], "epoch": 7, "version": __version__}
+    for path in ("/config_digest", "/config_changed"):
+        assert asyncio.run(admin.answer(Request("GET", path, {}))).status == 403
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class Refused(Exception):
 class Plane:
     """One supervisor. `wish(...)` is its config."""
 
-    def __init__(self, directory: Path, late_ticks: int = 30, zygote: Path = STAND_IN) -> None:
+    def __init__(self, directory: Path, late_ticks: int = 30, zygote: Path = STAND_IN, fallback: bool = False) -> None:
         self.runtime_dir = directory / "run"
         self.instance_dir = self.runtime_dir / "t"
         self.instance_dir.mkdir(parents=True)
@@ -40,6 +40,8 @@ class Plane:
         self.log_path = directory / "log"
         self.late_ticks = late_ticks
         self.zygote = zygote
+        self.fallback = fallback
+        self.last_good = directory / "last-good"
         self.process: subprocess.Popen[bytes] | None = None
         self.segment = segment_name("t", str(self.runtime_dir))
         # What a supervisor executes when it replaces its own code.
@@ -53,7 +55,8 @@ class Plane:
 
     def launch(self) -> None:
         with open(self.log_path, "ab") as log:
-            arguments = [self.config, self.instance_dir, self.late_ticks, self.zygote, self.own_program]
+            arguments = [self.config, self.instance_dir, self.late_ticks, self.zygote, self.own_program, self.last_good]
+            arguments.append("fallback" if self.fallback else "")
             self.process = subprocess.Popen(
                 [sys.executable, __file__, *map(str, arguments)],
                 stdout=log,
@@ -232,11 +235,11 @@ def ours(pid: int, config: Path) -> bool:
 if __name__ == "__main__":
     from hotproxy.restarter.__main__ import add_own_arguments, inherited_by, rehearse, run
 
-    config, instance_dir, late_ticks, zygote, own_program = sys.argv[1:6]
+    config, instance_dir, late_ticks, zygote, own_program, last_good, fallback = sys.argv[1:8]
     parser = argparse.ArgumentParser()
     add_own_arguments(parser)
-    own = parser.parse_args(sys.argv[6:])
-    chosen = Options(config, "t", Path(instance_dir))
+    own = parser.parse_args(sys.argv[8:])
+    chosen = Options(config, "t", Path(instance_dir), last_good=Path(last_good), fallback_last_good=bool(fallback))
 
     def on_event(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "import":
@@ -246,7 +249,7 @@ if __name__ == "__main__":
         chosen,
         [sys.executable, zygote],
         int(late_ticks),
-        [sys.executable, own_program, *sys.argv[1:6]],
+        [sys.executable, own_program, *sys.argv[1:8]],
         inherited_by(own),
     )
     sys.addaudithook(on_event)

@@ -36,7 +36,7 @@ from hotproxy.zygote import begin
 from hotproxy.zygote import main as zygote_main
 from hotproxy.zygote.child import Child
 from hotproxy.zygote.main import Zygote
-from hotproxy.zygote.program import Birth
+from hotproxy.zygote.program import Birth, Orders
 
 TICK_S = 0.02
 CONTROL = "control"
@@ -45,7 +45,8 @@ CONTROL = "control"
 class StandIn:
     """A `zygote.program.Program`."""
 
-    def __init__(self, config: dict[str, Any], epoch: int, instance_dir: Path) -> None:
+    def __init__(self, config: dict[str, Any], orders: Orders) -> None:
+        epoch, instance_dir = orders.epoch, orders.instance_dir
         self.config = config
         self.fault = config.get("fault", "")
         control = WantedAddress(f"unix:{instance_dir}/admin.sock", "unix", path=f"{instance_dir}/admin.sock")
@@ -58,7 +59,8 @@ class StandIn:
         digest = config.get("digest") or supervisor_code()
         self.hello = Hello(
             epoch, config.get("slots", 2), (*listeners, WantedListener(CONTROL, (control,), shared=True)), deadlines,
-            to_wire(stats), "stand-in", PROTOCOL_VERSION, LAYOUT_VERSION, digest, {},
+            to_wire(stats), "stand-in", PROTOCOL_VERSION, LAYOUT_VERSION, digest, {}, not orders.pure, orders.pure,
+            "it is bad" if self.fault == "bad config" else "",
         )  # fmt: skip
 
     @staticmethod
@@ -248,9 +250,10 @@ def anything(words: random.Random, wanted: type) -> Any:
     return words.choice(values[wanted])
 
 
-def load_and_live(channel: Channel, config: str, epoch: int, segment: str, instance_dir: Path, workers: int) -> int:
+def load_and_live(channel: Channel, orders: Orders) -> int:
     """What `hotproxy.zygote.begin.begin` is to hotproxy."""
-    wishes = json.loads(Path(config).read_text())
+    epoch, segment = orders.epoch, orders.segment
+    wishes = json.loads(Path(orders.config).read_text())
     fault = wishes.get("fault", "")
     if fault == "import error":
         raise ModuleNotFoundError("No module named 'nowhere'")
@@ -269,15 +272,11 @@ def load_and_live(channel: Channel, config: str, epoch: int, segment: str, insta
     if fault == "READY first":
         channel.send("READY")
         signal.pause()
-    if fault == "bad config":
-        return begin.live(
-            channel,
-            lambda: "stand-in.json:1:1: it is bad\n  two lines of it",
-            epoch,
-            segment,
-            instance_dir / SUPERVISOR_SOCKET,
-        )
-    program = StandIn(wishes, epoch, instance_dir)
+    supervisor_path = orders.instance_dir / SUPERVISOR_SOCKET
+    if fault == "bad config" and not orders.fallback:
+        bad = "stand-in.json:1:1: it is bad\n  two lines of it"
+        return begin.live(channel, lambda: bad, epoch, segment, supervisor_path)
+    program = StandIn(wishes, orders)
     if fault.startswith("impossible"):
         Outbox.post = forged(Outbox.post, fault)  # type: ignore[method-assign]
     if fault == "struck after fork":
@@ -290,7 +289,7 @@ def load_and_live(channel: Channel, config: str, epoch: int, segment: str, insta
     if fault == "mad HELLO":
         channel.send("HELLO", {**program.hello.to_wire(), "listeners": [{"name": 7}]})
         signal.pause()
-    return begin.live(channel, lambda: program, epoch, segment, instance_dir / SUPERVISOR_SOCKET)
+    return begin.live(channel, lambda: program, epoch, segment, supervisor_path)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ REFUSED = [
 # While it begins to accept: it may have clients, and is asked to go like an old one.
 OPENING = [
     "zygote.send.ACCEPT_ON", "worker.receive.ACCEPT_ON", "control.receive.ACCEPT_ON", "worker.send.ACCEPTING",
-    "zygote.receive.ACCEPTING", "zygote.send.ACCEPTING",
+    "zygote.receive.ACCEPTING", "zygote.send.ACCEPTING", "zygote.receive.SERVES", "zygote.send.SERVES",
+    "control.receive.SERVES",
 ]  # fmt: skip
 # The side that takes connections: whatever happens to it, who gives has them back.
 TAKING = [

@@ -7,6 +7,7 @@ import os
 import resource
 import selectors
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from hotproxy.errors import HotproxyError
 from hotproxy.restarter import kernel, log
-from hotproxy.restarter.frames import PROTOCOL_VERSION, Channel, ChannelClosed, Message, check
+from hotproxy.restarter.frames import KINDS, PROTOCOL_VERSION, Channel, ChannelClosed, Message, check
 from hotproxy.restarter.heartbeats import Heartbeats
 from hotproxy.restarter.hello import Deadlines, Hello, HelloError, WantedAddress, WantedListener, parse
 from hotproxy.restarter.holders import holders_of_port, parent_of
@@ -27,7 +28,7 @@ from hotproxy.restarter.systemd import Notifier
 
 HELLO = Hello(
     3, 2, (WantedListener("a", (WantedAddress("127.0.0.1:80", "tcp", "127.0.0.1", 80),), shared=True),),
-    Deadlines(drain_s=7.0), [["x", 1]], "0.1", PROTOCOL_VERSION, 1, "", {"http1": 1},
+    Deadlines(drain_s=7.0), [["x", 1]], "0.1", PROTOCOL_VERSION, 1, "", {"http1": 1}, True, "it crashed", "broken",
 )  # fmt: skip
 
 
@@ -44,10 +45,17 @@ def test_a_newer_hello_may_say_more() -> None:
     assert parse(wire) == HELLO
 
 
+def test_an_older_hello_may_say_less() -> None:
+    wire = {name: value for name, value in HELLO.to_wire().items() if name in KINDS["HELLO"]}
+    assert parse(wire) == replace(HELLO, compiled=False, pure="", fallback="")
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
         ({"slots": 0}, "0 slots"),
+        ({"compiled": 1}, "compiled is true or false"),
+        ({"fallback": None}, "compiled is true or false, pure and fallback are texts"),
         ({"slots": 5000}, "5000 slots"),
         ({"listeners": [7]}, "WantedListener is int, not a map"),
         ({"listeners": [{"name": "a", "addresses": 7}]}, "WantedListener.addresses is int"),

@@ -24,9 +24,11 @@ class FakePlane:
         self.restarts = Restarts(self.loop, self)
         self.live: list[Any] = []
         self.expired: list[int] = []
+        self.asked: list[bool] = []
         self.outcomes: list[Outcome] = []
 
-    def start_generation(self) -> Any:
+    def start_generation(self, asked: bool) -> Any:
+        self.asked.append(asked)
         epoch = self.live[-1].epoch + 1 if self.live else 1
         self.live.append(SimpleNamespace(epoch=epoch, state=State.STARTING, drains_since_s=0.0, why=""))
         return self.live[-1]
@@ -133,6 +135,18 @@ def test_a_restart_that_somebody_asks_for_replaces_it_as_well(plane: FakePlane) 
     plane.serve()
     plane.pass_time(60.0)
     assert plane.live[-1].epoch == MAX_LIVE + 1
+
+
+def test_only_what_somebody_asks_for_must_be_what_is_on_disk(plane: FakePlane) -> None:
+    """A replacement may fall back on the last good config, and goes without compiled code; a reload does neither."""
+    plane.live = plane.live[-1:]
+    plane.asked.clear()
+    assert plane.restarts.replace() and not plane.restarts.replace()
+    plane.pass_time(0.0)
+    plane.restarts.request()  # waits for its turn
+    plane.serve()
+    plane.serve()
+    assert plane.asked == [False, True]
 
 
 def test_a_restart_ends_when_all_have_yielded_to_it_and_no_other_one(plane: FakePlane) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hotproxy.cli import admin_line
+from hotproxy.cli.place import Place
 from tests.kit import audited_zygote
 from tests.kit.plane import PATIENCE_S, Plane, Refused, plane
 
@@ -44,6 +46,9 @@ def test_nothing_is_imported_once_it_forks(tmp_path: Path) -> None:
         assert get(it).endswith(b"here")
         assert it.ask("reload")["last_restart"]["ok"]
         assert get(it).endswith(b"here")
+        it.eventually(it.last_good.exists)
+        place = Place(it.instance_dir.name, it.runtime_dir)
+        assert admin_line.get(place, "/config_changed", ["changed"])["changed"] == []
         it.signal(signal.SIGTERM)
         assert it.wait() == 0
         assert "late import" not in it.log
