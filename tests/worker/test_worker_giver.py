@@ -165,7 +165,7 @@ def test_a_giver_that_says_nothing_is_given_up() -> None:
         both.new_loop.run()
         both.old_loop.readers.clear()
         assert both.arrived()[0].endswith("loaded")
-        both.wheel.arm(both.giver._step, 0.0)
+        both.giver._end._timer.disarm()
         both.pass_time(both.STEP_S)
         assert {each.state for each in both.arrivals.loaded} == {"discarded"} and both.owner.taken
 
@@ -175,7 +175,7 @@ def test_after_commit_only_the_taker_s_death_gives_a_wave_back() -> None:
         both.begin()
         both.new_loop.run()  # OFFER -> PREPARED
         both.old_loop.run()  # -> COMMIT
-        both.taker._step.disarm()  # it hangs
+        both.taker._end._timer.disarm()  # it hangs
         both.pass_time(2 * both.STEP_S)
         assert both.owner.stuck == [both.giver] and set(both.states()) == {"frozen"}
         both.giver.stop()
@@ -184,6 +184,32 @@ def test_after_commit_only_the_taker_s_death_gives_a_wave_back() -> None:
         both.new_end.close()
         both.old_loop.run()
         assert set(both.states()) == {"running"} and both.owner.given == [both.giver]
+
+
+def test_an_answer_that_is_there_counts_however_late_the_giver_reads_it() -> None:
+    """A machine was paused for a minute. When it woke, timers came before messages, and a worker that had said
+    COMMITTED and served its clients was killed for not having answered COMMIT."""
+    with two_workers(*many(3)) as both:
+        both.begin()
+        both.new_loop.run()  # OFFER -> PREPARED
+        both.old_loop.run()  # -> COMMIT
+        both.new_loop.run()  # -> COMMITTED
+        both.clock.advance(60.0)
+        both.wheel.advance()
+        assert not both.owner.stuck and set(both.states()) == {"released"} and both.giver.moved == 3
+
+
+def test_a_pause_of_everybody_is_no_silence_of_the_taker() -> None:
+    with two_workers(*many(CANARY + 5)) as both:
+        both.begin()
+        for _ in ("OFFER", "COMMIT"):  # the taker has not read it when both fall asleep
+            both.clock.advance(12.0)
+            both.wheel.advance()
+            both.new_loop.run()
+            both.old_loop.turn()
+        both.run()
+        assert not both.owner.stuck and set(both.states()) == {"released"}
+        assert (both.giver.why, both.taker.why) == ("", "")
 
 
 def test_a_committed_that_is_queued_counts_though_the_taker_is_dead() -> None:
