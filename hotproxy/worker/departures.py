@@ -60,7 +60,7 @@ class Departures:
     `left` is how many clients' connections are still here, frozen ones included: who gives looks at it at the end.
     """
 
-    __slots__ = ("_listeners", "_pinned", "_pools", "_second_look", "_seen", "_waiting")
+    __slots__ = ("_idle_offers", "_listeners", "_pinned", "_pools", "_second_look", "_seen", "_waiting")
 
     def __init__(self, listeners: Mapping[str, HoldsConnections], pools: HoldsIdle) -> None:
         self._listeners = listeners
@@ -69,6 +69,9 @@ class Departures:
         self._pinned: set[DownstreamConnection] = set()
         self._seen: set[DownstreamConnection] = set()
         self._second_look = False
+        # Those that are refused are idle again, and would be offered again: so each that there is counts once, and one
+        # for each client, whose request may end meanwhile.
+        self._idle_offers = self.idle + self.left
 
     @property
     def left(self) -> int:
@@ -94,7 +97,9 @@ class Departures:
 
     def freeze_idle(self, limit: int) -> list[Departure]:
         """Up to `limit` idle connections to endpoints."""
-        return [Departure("", movable) for movable in self._pools.freeze_idle(limit)]
+        frozen = [Departure("", movable) for movable in self._pools.freeze_idle(min(limit, self._idle_offers))]
+        self._idle_offers -= len(frozen)
+        return frozen
 
     @property
     def idle(self) -> int:

@@ -82,6 +82,18 @@ def test_what_is_refused_stays_and_everything_else_moves() -> None:
         assert both.taker.refused == 2 and both.taker.reasons == ["another version"]
 
 
+def test_idle_ones_that_are_refused_are_not_offered_for_ever() -> None:
+    """A reload took an endpoint out of a cluster to which a worker had more idle connections than a wave holds: the
+    same ones were offered, refused and offered again until the move's time was over, 30 s later."""
+    idle = [FakeMovable(f"i{number}") for number in range(CANARY + WAVE + 50)]
+    with two_workers(*many(3), idle=idle, refuse={each.name for each in idle}) as both:
+        both.giver.gets_the_rest()
+        both.begin()
+        both.run()
+        assert both.owner.given == [both.giver] and both.giver.moved == 3 and both.giver.why == ""
+        assert both.states().count("running") == len(idle)
+
+
 def test_what_can_not_move_now_is_asked_once_more() -> None:
     with two_workers(FakeMovable("a", pinned=1), FakeMovable("b", pinned=2), *many(30)) as both:
         both.begin()
