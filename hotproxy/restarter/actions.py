@@ -10,8 +10,8 @@ from hotproxy.restarter.frames import MAX_FDS
 from hotproxy.restarter.generation import Action, Event, State
 from hotproxy.restarter.hello import NO_LIMIT_S
 from hotproxy.restarter.live import LiveGeneration, Member
-from hotproxy.restarter.log import WARNING, log
-from hotproxy.restarter.moves import Move, Slot, may_move
+from hotproxy.restarter.log import NOTICE, WARNING, log
+from hotproxy.restarter.moves import Move, Slot, may_move, what_moved
 from hotproxy.restarter.sockets import OwnedSocket
 from hotproxy.shm.layout import ShmError
 
@@ -59,6 +59,7 @@ class Actions:
             new = self._sockets.grow(live.lease, live.hello, slots)
             live.lease.created.clear()
             self._send_sockets(live, new)
+        live.added = {slot for slot in live.added | set(range(live.slots, slots)) if slot < slots}
         live.slots = slots
         live.tell("SLOTS", {"slots": slots})
         self._ledger.serving(live.epoch, slots, live.hello.version)
@@ -80,6 +81,18 @@ class Actions:
 
         givers = [(live, member)] if may_move(live, live) else []
         self._supervisor.moves.begin(givers, same or stay, self._until_s(live), dismiss)
+
+    def fill_slot(self, live: LiveGeneration, member: Member) -> None:
+        """One that was added serves: its share of the connections that the others have."""
+        live.added.discard(member.slot)
+        others = [(live, each) for each in live.slot_members if each.state == "accepting" and each is not member]
+
+        def done(move: Move) -> None:
+            what = what_moved(move.moved, 0, move.ms)
+            log(NOTICE, f"worker {live.epoch}/{member.slot} serves{what}")
+
+        if may_move(live, live):
+            self._supervisor.moves.share(others, (live, member), self._until_s(live), done)
 
     def say_soft_drain(self, live: LiveGeneration) -> None:
         """`hotproxy drain` and its undoing: no deadline, nobody leaves."""

@@ -80,9 +80,11 @@ KINDS: Final[dict[str, dict[str, type]]] = {
     "RELEASE": {"sockets": list},  # Z -> W: stop accepting on these, close your copies: their own slot is back
     "SHUT": {"sockets": list},  # S -> Z -> W: these listeners are removed: accept what waits, then shut them down
     "SHUT_DONE": {},  # W -> Z -> S: ... done
-    # the move of connections: from a slot that leaves to one that stays, through socketpairs of the supervisor
+    # the move of connections: from a slot that leaves to one that stays, or from those that stay to one that is new,
+    # through socketpairs of the supervisor
     # S -> Z -> W, fds: a channel for each of [pair, share of your connections]; give them away there, `step_s` for each
-    # answer, no wave begun after `until_s` (CLOCK_MONOTONIC)
+    # answer, no wave begun after `until_s` (CLOCK_MONOTONIC). The last one gets the rest too, unless it says
+    # `stays` = True: then who gives goes on with that.
     "GIVE": {"serial": int, "pairs": list, "step_s": float, "until_s": float},
     "TAKE": {"serial": int, "pair": int, "step_s": float, "until_s": float},  # S -> Z -> W, fd: take what comes there
     # W -> Z -> S, of who gives: this pair is over; `refused`: still here, and drains

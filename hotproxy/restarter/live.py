@@ -95,6 +95,7 @@ class LiveGeneration:
     hello: Hello | None = None
     lease: Lease = field(default_factory=Lease)
     slots: int = 0
+    added: set[int] = field(default_factory=set)  # slots of TTIN that have not got their share of connections yet
     members: dict[int, Member] = field(default_factory=dict)
     promised: set[int] = field(default_factory=set)  # serials of slabs for processes that are not forked yet
     drains_since_s: float = 0.0

@@ -1,4 +1,7 @@
-r"""Connections on their way from slots that leave to slots that stay. Here are the channels, the sums and the deaths.
+r"""Connections on their way from one slot to another. Here are the channels, the sums and the deaths.
+
+    begin   slots that leave give all that they have to those that stay
+    share   slots that stay give one that is new as much as each of them keeps
 
     supervisor:  a socketpair for each pair    TAKE one end to who takes, GIVE the other to who gives
     the slots:   OFFER, PREPARED, COMMIT, COMMITTED among themselves; their records are nobody else's business
@@ -6,6 +9,8 @@ r"""Connections on their way from slots that leave to slots that stay. Here are 
 
 A slot that dies ends its pairs: who takes finds an end of the channel and forgets what was not committed; who gives
 finds one and keeps what was not. So nobody waits for the dead, and nothing has two owners.
+
+A slot gives when nothing more comes to it: what came after its last wave would stay there, and drain.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hotproxy.restarter.frames import HANDOFF, MAX_FDS
-from hotproxy.restarter.live import LiveGeneration, Member
+from hotproxy.restarter.live import LEAVING, LiveGeneration, Member
 from hotproxy.restarter.log import ERROR, WARNING, log
 from hotproxy.restarter.loop import Alarm, Loop
 
@@ -34,16 +39,18 @@ SUSPICIOUS_LOOKS: Final = 6
 
 @dataclass(slots=True, eq=False)
 class Move:
-    """One leaving slot's, or one leaving generation's. `done` is called once, when its last pair is over."""
+    """One leaving slot's, one leaving generation's, or one new slot's share. `done` is called once, when its last pair
+    is over."""
 
     done: Callable[[Move], None]
     began_s: float
+    until_s: float
+    stays: bool = False  # who gives keeps the rest, and goes on accepting
     pairs: set[int] = field(default_factory=set)
     moved: int = 0
     refused: int = 0
     ms: int = 0
     whys: list[str] = field(default_factory=list)  # what went wrong, one line for each pair where something did
-    until_s: float = 0.0
     alarm: Alarm | None = None
 
 
@@ -71,25 +78,52 @@ class Moves:
         self._count = count
         self._pairs: dict[int, _Pair] = {}
         self._given_up: dict[int, _Pair] = {}  # their givers may still say how it went, or that they are stuck
+        self._waiting: list[tuple[Move, Sequence[Slot], Sequence[Slot]]] = []  # for what still comes to a giver
         self._last = 0
 
     def begin(
         self, givers: Sequence[Slot], takers: Sequence[Slot], until_s: float, done: Callable[[Move], None]
     ) -> Move:
-        """Connect the slots; `done` may be called from inside, when there is nobody to connect."""
-        move = Move(done, self._loop.now_s())
-        # One more than there are: a slot whose cell is a tick old may hold connections that nobody knows of yet.
-        loads = [self._connections(member.serial) + 1 for _, member in givers]
-        shares = spread(loads, [self._connections(member.serial) for _, member in takers]) if takers else []
+        """All that these givers have. `done` may be called from inside, when there is nobody to connect."""
+        return self._begin(Move(done, self._loop.now_s(), until_s), givers, takers)
+
+    def share(self, givers: Sequence[Slot], taker: Slot, until_s: float, done: Callable[[Move], None]) -> Move:
+        """As `begin`; but the givers stay, and each of them gives as little as makes the taker their equal."""
+        return self._begin(Move(done, self._loop.now_s(), until_s, stays=True), givers, [taker])
+
+    def _begin(self, move: Move, givers: Sequence[Slot], takers: Sequence[Slot]) -> Move:
+        if self._take_in(givers):
+            self._waiting.append((move, givers, takers))
+            return move
+        if move.stays and takers:
+            loads = [self._connections(member.serial) for _, member in givers]
+            shares = [[(0, share)] if share else [] for share in skim(loads, self._connections(takers[0][1].serial))]
+        else:
+            # One more than there are: a slot whose cell is a tick old may hold connections that nobody knows of yet.
+            loads = [self._connections(member.serial) + 1 for _, member in givers]
+            shares = spread(loads, [self._connections(member.serial) for _, member in takers]) if takers else []
         for giver, parts in zip(givers, shares, strict=bool(shares)):
-            self._connect(move, giver, [(takers[index], share) for index, share in parts], until_s)
+            self._connect(move, giver, [(takers[index], share) for index, share in parts])
         if move.pairs:
             # Long after the slots' own deadlines: for a zygote that died with GIVE or MOVED in its hands.
-            move.until_s = until_s + 2 * max(_step_s(taker) for taker in takers)
+            move.until_s += 2 * max(_step_s(taker) for taker in takers)
             self._look_later(move)
         else:
             self._end(move)
         return move
+
+    def _take_in(self, givers: Sequence[Slot]) -> bool:
+        """Whether something still comes to one of them."""
+        serials = {member.serial for _, member in givers}
+        return any(pair.taker[1].serial in serials for pair in self._pairs.values())
+
+    def _begin_waiting(self) -> None:
+        """Those for whom nothing comes any more, with those that are there."""
+        waiting, self._waiting = self._waiting, []
+        for move, givers, takers in waiting:
+            present = [(live, member) for live, member in givers if member.serial in live.members]
+            staying = [(live, member) for live, member in takers if member.serial in live.members]
+            self._begin(move, present, [(live, member) for live, member in staying if member.state not in LEAVING])
 
     def on_moved(self, serial: int, pair: int, moved: int, refused: int, why: str) -> None:
         """A giver says that a pair is over."""
@@ -106,9 +140,10 @@ class Moves:
         self._count(moved, refused)
         if why:
             move.whys.append(why[:200])
+            keeps = "the rest of its" if move.stays else str(refused)
             log(
                 WARNING,
-                f"{_name(known.giver)} keeps {refused} connections, {moved} moved to {_name(known.taker)}: {why[:200]}",
+                f"{_name(known.giver)} keeps {keeps} connections, {moved} moved to {_name(known.taker)}: {why[:200]}",
             )
         self._close(pair)
 
@@ -158,20 +193,23 @@ class Moves:
         pair = self._pairs.get(number) or self._given_up.get(number)
         return pair if pair is not None and pair.giver[1].serial == serial else None
 
-    def _connect(self, move: Move, giver: Slot, parts: list[tuple[Slot, int]], until_s: float) -> None:
+    def _connect(self, move: Move, giver: Slot, parts: list[tuple[Slot, int]]) -> None:
         pairs: list[list[int]] = []
         ends: list[socket.socket] = []
         for taker, share in parts:
             try:
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             except OSError as error:
-                log(ERROR, f"no channel from {_name(giver)} to {_name(taker)}: {error.strerror}; what stays drains")
+                log(
+                    ERROR,
+                    f"no channel from {_name(giver)} to {_name(taker)}: {error.strerror}; what stays {_becomes(move)}",
+                )
                 continue
             self._last += 1
             live, member = taker
             step_s = _step_s(taker)
             fields: dict[str, Any] = {
-                "serial": member.serial, "pair": self._last, "step_s": step_s, "until_s": until_s + step_s,
+                "serial": member.serial, "pair": self._last, "step_s": step_s, "until_s": move.until_s + step_s,
             }  # fmt: skip
             live.tell_member(member, "TAKE", fields, [theirs.fileno()])
             theirs.close()
@@ -181,7 +219,10 @@ class Moves:
             ends.append(ours)
         if pairs:
             live, member = giver
-            fields = {"serial": member.serial, "pairs": pairs, "step_s": _step_s(parts[0][0]), "until_s": until_s}
+            fields = {
+                "serial": member.serial, "pairs": pairs, "step_s": _step_s(parts[0][0]), "until_s": move.until_s,
+                "stays": move.stays,
+            }  # fmt: skip
             live.tell_member(member, "GIVE", fields, [end.fileno() for end in ends])
         for end in ends:
             end.close()
@@ -191,6 +232,7 @@ class Moves:
         move.pairs.discard(number)
         if not move.pairs:
             self._end(move)
+        self._begin_waiting()
 
     def _look_later(self, move: Move) -> None:
         move.alarm = self._loop.after(LOOK_S, lambda: self._look(move))
@@ -204,7 +246,7 @@ class Moves:
             giver = pair.giver
             if late or self._hangs(giver[1].serial):
                 why = "did not say in time how it went" if late else "has no heartbeat"
-                log(WARNING, f"{_name(giver)} gives its connections away and {why}: what it still has drains")
+                log(WARNING, f"{_name(giver)} gives its connections away and {why}: what it still has {_becomes(move)}")
                 self._given_up[number] = pair
                 move.whys.append(f"{_name(giver)} {why}")
                 self._close(number)
@@ -222,6 +264,10 @@ class Moves:
 def _step_s(taker: Slot) -> float:
     hello = taker[0].hello
     return hello.deadlines.handoff_s if hello is not None else 0.0
+
+
+def _becomes(move: Move) -> str:
+    return "is its own" if move.stays else "drains"
 
 
 def _name(slot: Slot) -> str:
@@ -249,6 +295,14 @@ def spread(loads: Sequence[int], taken: Sequence[int]) -> list[list[tuple[int, i
             load -= share
         parts.append(part)
     return parts
+
+
+def skim(loads: Sequence[int], taken: int) -> list[int]:
+    """How much each with `loads[i]` connections gives to one who has `taken`, so that it has as many as the average:
+    the fullest give most, and nobody ends below it."""
+    wanted = (sum(loads) + taken) // (len(loads) + 1) - taken
+    # Taking away from the highest is filling up the lowest, upside down.
+    return _fill(max(wanted, 0), [-load for load in loads])
 
 
 def _fill(amount: int, taken: Sequence[int]) -> list[int]:

@@ -53,7 +53,7 @@ class Giver:
 
     __slots__ = (
         "_batches", "_departures", "_end", "_idle", "_number", "_owner", "_refused", "_retry", "_share", "_state",
-        "_step_s", "_unsent", "_until_s", "_wave", "_wheel", "begun", "moved", "pair", "stuck", "why",
+        "_step_s", "_unsent", "_until_s", "_wave", "_wheel", "begun", "moved", "pair", "stays", "stuck", "why",
     )  # fmt: skip
 
     def __init__(
@@ -63,14 +63,17 @@ class Giver:
         departures: Departures,
         share: int,
         idle: int,
+        stays: bool,
         owner: GiverOwner,
         loop: Loop,
         wheel: TimerWheel,
         step_s: float,
         until_s: float,
     ) -> None:
-        """`idle`: how many idle connections to endpoints go along. `until_s`: no wave is begun after it."""
+        """`idle`: how many idle connections to endpoints go along. `stays`: this worker goes on with what it does not
+        give away. `until_s`: no wave is begun after it."""
         self.pair = pair
+        self.stays = stays
         self.moved = 0  # clients' connections
         self.why = ""  # it ended before its time
         self.begun = False

@@ -1,5 +1,6 @@
 """A worker's part in the moves that the supervisor orders: GIVE this many to that channel, TAKE what comes on this one.
 
+GIVE is for all that there is, or for a share that a worker gives to a new one and goes on itself (`stays`).
 It gives to one taker after the other, so that never more than a wave stands still; a giver that waits for the end of a
 taker that hangs does not hold up the next one. It may take from several at once. The words are in `handoff_states`.
 """
@@ -88,15 +89,22 @@ class Handoff:
             raise FrameError(f"{len(pairs)} channels are named, and {len(message.fds)} descriptors came")
         if not all(isinstance(each, list) and [type(part) for part in each[:2]] == [int, int] for each in pairs):
             raise FrameError("a pair is a number and a share")
+        stays = fields.get("stays", False)
+        if not isinstance(stays, bool):
+            raise FrameError("stays is true or false")
         channels = _channels(message)
         if self._departures is None:
             self._departures = Departures(self._listeners, self._runtime.snapshot.pools)
-        idle = self._departures.idle // len(pairs)
-        givers = [
-            Giver(channel, number, self._departures, share, idle, self, self._loop, self._wheel, step_s, until_s)
-            for (number, share, *_), channel in zip(pairs, channels, strict=True)
-        ]
-        givers[-1].gets_the_rest()
+        idle, clients = self._departures.idle, max(self._departures.left, 1)
+        givers = []
+        for (number, share, *_), channel in zip(pairs, channels, strict=True):
+            along = idle * share // clients if stays else idle // len(pairs)
+            giver = Giver(
+                channel, number, self._departures, share, along, stays, self, self._loop, self._wheel, step_s, until_s
+            )
+            givers.append(giver)
+        if not stays:
+            givers[-1].gets_the_rest()
         self._givers += givers
         if leaving:
             self._stop(givers)
@@ -136,8 +144,9 @@ class Handoff:
 
     def on_given(self, giver: Giver) -> None:
         self._givers.remove(giver)
-        # Only the last one knows what remains.
-        left = self._departures.left if self._departures is not None and not self._givers else 0
+        # What remains is known to the last of those by whom all was to go.
+        leaves = not giver.stays and all(each.stays for each in self._givers)
+        left = self._departures.left if leaves and self._departures is not None else 0
         fields = {"pair": giver.pair, "moved": giver.moved, "refused": left, "why": giver.why}
         self._say("MOVED", {"serial": self._serial, **fields})
         if not self._givers:

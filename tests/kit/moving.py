@@ -172,7 +172,7 @@ class TwoWorkers:
         self.old_end, self.new_end = Channel.pair()
         until_s = self.clock.now_s() + 30.0
         self.giver = Giver(
-            self.old_end, 7, self.departures, share, len(self.idle), self.owner, self.old_loop, self.wheel,
+            self.old_end, 7, self.departures, share, len(self.idle), False, self.owner, self.old_loop, self.wheel,
             self.STEP_S, until_s,
         )  # fmt: skip
         self.taker = Taker(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hotproxy.restarter.frames import HANDOFF
 from hotproxy.restarter.hello import Deadlines
 from hotproxy.restarter.loop import Loop
-from hotproxy.restarter.moves import LOOK_S, MAX_PAIRS, Move, Moves, may_move, spread, what_moved
+from hotproxy.restarter.moves import LOOK_S, MAX_PAIRS, Move, Moves, may_move, skim, spread, what_moved
 
 # --- who gives how much to whom ---
 
@@ -54,6 +54,26 @@ def test_a_giver_has_no_more_channels_than_a_message_can_carry() -> None:
     assert len(part) == MAX_PAIRS and sum(share for _, share in part) == 5000
 
 
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 3000), max_size=40), st.integers(0, 3000))
+def test_a_new_one_becomes_the_equal_of_those_who_stay(loads: list[int], taken: int) -> None:
+    given = skim(loads, taken)
+    after = [load - share for load, share in zip(loads, given, strict=True)]
+    average = (sum(loads) + taken) // (len(loads) + 1)
+    assert len(given) == len(loads) and min(given, default=0) >= 0
+    assert taken + sum(given) == max(taken, average)
+    assert all(kept >= average for kept, share in zip(after, given, strict=True) if share)
+    if any(given):  # it was taken from the fullest
+        assert max(after) - min(kept for kept, share in zip(after, given, strict=True) if share) <= 1
+
+
+def test_shares_of_a_new_one() -> None:
+    assert skim([100, 100], 0) == [33, 33]
+    assert skim([1000, 10], 0) == [336, 0]
+    assert skim([5, 5, 5], 5) == skim([0, 0, 0], 0) == [0, 0, 0]
+    assert skim([1], 0) == [0] and skim([], 0) == []
+
+
 # --- moves ---
 
 
@@ -80,7 +100,7 @@ class World:
             (member.serial, kind, fields, len(fds))
         )
         for slot, serial in enumerate(serials):
-            member = SimpleNamespace(serial=serial, slot=slot, pid=1000 + serial, killed=0)
+            member = SimpleNamespace(serial=serial, slot=slot, pid=1000 + serial, killed=0, state="accepting")
             member.kill = lambda member=member: setattr(member, "killed", member.killed + 1)
             live.members[serial] = member
         return live
@@ -89,6 +109,10 @@ class World:
         givers = [(old, member) for member in old.members.values()]
         takers = [(new, member) for member in new.members.values()]
         return self.moves.begin(givers, takers, self.time_s + 30.0, self.over.append)
+
+    def share(self, live: Any, new: int) -> Move:
+        givers = [(live, member) for serial, member in live.members.items() if serial != new]
+        return self.moves.share(givers, (live, live.members[new]), self.time_s + 30.0, self.over.append)
 
     def pairs(self, old: Any) -> list[tuple[int, int]]:
         """(giver's serial, pair) in order."""
@@ -129,6 +153,70 @@ def test_each_side_gets_its_end_and_the_sum_is_told(world: World) -> None:
 def test_without_anybody_to_take_it_is_over_at_once(world: World) -> None:
     move = world.begin(world.generation(1, 11), world.generation(2))
     assert world.over == [move] and what_moved(move.moved, move.refused, move.ms) == ""
+
+
+def test_a_new_slot_gets_its_share_of_those_who_stay(world: World) -> None:
+    live = world.generation(1, 11, 12, 13)
+    world.connections = {11: 60, 12: 30, 13: 3}
+    move = world.share(live, 13)
+    assert [(serial, kind) for serial, kind, _, _ in live.told] == [(13, "TAKE"), (11, "GIVE")]
+    told = live.told[1][2]
+    assert told["stays"] is True and [share for _, share in told["pairs"]] == [28]
+    world.moves.on_moved(11, world.pairs(live)[0][1], 28, 0, "")
+    assert world.over == [move] and (move.moved, move.refused) == (28, 0)
+
+
+def test_a_new_slot_that_gets_nothing_is_ready_at_once(world: World) -> None:
+    live = world.generation(1, 11, 12)
+    move = world.share(live, 12)
+    assert world.over == [move] and not live.told
+
+
+def test_who_still_gets_something_gives_it_later(world: World) -> None:
+    """Two slots left one after the other. The second gave what it had to the third, was done, and then got the rest of
+    what the first had for it: that drained there, and a TCP connection that drains is cut."""
+    live = world.generation(1, 11, 12, 13)
+    world.connections = {13: 20, 12: 2}
+    stays, second, first = [(live, live.members[serial]) for serial in (11, 12, 13)]
+    world.moves.begin([first], [stays, second], world.time_s + 30.0, world.over.append)
+    into_stays, into_second = [pair for _, pair in world.pairs(live)]
+    second[1].state = "leaving"
+    later = world.moves.begin([second], [stays], world.time_s + 30.0, world.over.append)
+    world.moves.on_moved(13, into_stays, 4, 0, "")
+    assert [kind for serial, kind, _, _ in live.told if serial == 12] == ["TAKE"]
+    world.moves.on_moved(13, into_second, 5, 0, "")
+    assert [kind for serial, kind, _, _ in live.told if serial == 12] == ["TAKE", "GIVE"]
+    world.moves.on_moved(12, world.pairs(live)[-1][1], 14, 0, "")
+    assert world.over[-1] is later and (later.moved, later.refused) == (14, 0)
+
+
+def test_who_waits_to_give_does_so_to_those_who_are_still_there(world: World) -> None:
+    for gone in (11, 12):
+        live = world.generation(1, 11, 12, 13, 14)
+        world.connections = {14: 5}
+        one, other, middle, first = [(live, live.members[serial]) for serial in (11, 12, 13, 14)]
+        world.moves.begin([first], [middle], world.time_s + 30.0, world.over.append)
+        later = world.moves.begin([middle], [one, other], world.time_s + 30.0, world.over.append)
+        if gone == 11:
+            del live.members[11]
+        else:
+            live.members[12].state = "leaving"
+        world.moves.on_moved(14, world.pairs(live)[0][1], 5, 0, "")
+        takers = [serial for serial, kind, _, _ in live.told if kind == "TAKE"]
+        assert takers == [13, 23 - gone]
+        world.moves.on_death(13)
+        assert world.over[-1] is later
+
+
+def test_a_share_whose_taker_is_gone_is_over(world: World) -> None:
+    live = world.generation(1, 11, 12, 13)
+    world.connections = {11: 50}
+    one, other, new = [(live, live.members[serial]) for serial in (11, 12, 13)]
+    world.moves.begin([one], [other], world.time_s + 30.0, world.over.append)
+    share = world.moves.share([other], new, world.time_s + 30.0, world.over.append)
+    del live.members[13]
+    world.moves.on_moved(11, world.pairs(live)[0][1], 50, 0, "")
+    assert world.over[-1] is share and share.moved == 0
 
 
 def test_a_giver_s_death_ends_its_pairs(world: World) -> None:

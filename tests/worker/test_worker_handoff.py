@@ -114,6 +114,29 @@ def test_the_rest_goes_to_the_last_of_several(two: tuple[Worker, Worker]) -> Non
     assert_alive([], tcp)
 
 
+def test_a_worker_that_stays_gives_a_share_and_goes_on_with_the_rest(two: tuple[Worker, Worker]) -> None:
+    """Its own clients, new ones too, and what it was told to give later."""
+    old, new = two
+    old.begin()
+    new.begin()
+    tcp = [tcp_client(old, b"before") for _ in range(9)]
+    for share in (3, 2, 0):
+        ours, theirs = Channel.pair()
+        take(new, theirs)
+        fields = {"serial": 0, "pairs": [[1, share]], "step_s": 20.0, "until_s": FAR, "stays": True}
+        old.channel.send("GIVE", fields, [ours.fileno()])
+        ours.close()
+        moved = old.expect("MOVED").fields
+        assert (moved["moved"], moved["refused"], moved["why"]) == (share, 0, "")
+        assert_alive([http_client(old, "/")], [*tcp, tcp_client(old, b"x")])
+    ours, theirs = Channel.pair()
+    take(new, theirs)
+    give(old, ours)
+    moved = old.expect("MOVED").fields
+    assert moved["moved"] >= 4 and moved["refused"] == 0
+    assert_alive([], tcp)
+
+
 def test_a_taker_that_never_answers_gets_nothing(two: tuple[Worker, Worker]) -> None:
     old, _ = two
     old.begin()
@@ -170,6 +193,7 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ("GIVE", {"pairs": []}, []),
     ("GIVE", {"pairs": [[1, 5], [2, 5]]}, ["channel"]),
     ("GIVE", {"pairs": [[1]]}, ["channel"]),
+    ("GIVE", {"pairs": [[1, 5]], "stays": 1}, ["channel"]),
     ("GIVE", {"pairs": [["1", 5]]}, ["channel"]),
     ("GIVE", {"pairs": [7]}, ["channel"]),
     ("GIVE", {"pairs": [[1, 5]]}, ["pipe"]),
