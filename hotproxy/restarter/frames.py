@@ -105,6 +105,7 @@ KINDS: Final[dict[str, dict[str, type]]] = {
     "RECYCLE": {"slot": int},  # S -> Z: a new process for this slot; the one that is there leaves when it accepts
     "DISMISS": {"serial": int},  # S -> Z: this slot, which leaves, has given away what it could: it drains
     "REOPEN_LOGS": {},  # S -> Z -> W, C
+    "PING": {},  # S -> Z: nothing; who does not read it hangs
     # `supervisor.sock`
     "COMMAND": {"verb": str, "arguments": dict},  # U -> S
     "RESULT": {"ok": bool, "reason": str, "data": dict},  # S -> U

@@ -206,6 +206,11 @@ class LiveGeneration:
             if member.outbox is not None:
                 member.outbox.post("ADOPT", {"sockets": [self.lease.wire(owned)]}, [owned.sock.fileno()])
 
+    def ping(self) -> None:
+        """Something that a zygote which hangs does not read, though it had read all that it was told: see `is_deaf`."""
+        if self.zygote_alive and not self.outbox.unread:
+            self.outbox.post("PING")
+
     def is_deaf(self, ticks: int = DEAF_TICKS) -> bool:
         """Called once a tick: True when the zygote has not read or noticed something for so many of them."""
         if not self.zygote_alive or self.zygote_reaped or self.state is State.STARTING:

@@ -238,8 +238,11 @@ class Moves:
         move.alarm = self._loop.after(LOOK_S, lambda: self._look(move))
 
     def _look(self, move: Move) -> None:
-        """Nobody waits for a giver that is stopped (SIGSTOP, debugger) or whose word was lost."""
+        """Nobody waits for a giver that is stopped (SIGSTOP, debugger) or whose word was lost. Nor for a zygote that
+        hangs with MOVED in its hands: it is found deaf, and when it is dead, `on_zygote_death` hears of it."""
         move.alarm = None
+        for live in {id(live): live for live in (self._pairs[number].giver[0] for number in move.pairs)}.values():
+            live.ping()
         late = self._loop.now_s() >= move.until_s
         for number in sorted(move.pairs):
             pair = self._pairs[number]

@@ -126,6 +126,8 @@ class Zygote:
                 self._dismiss(child)
         elif kind == "REOPEN_LOGS":
             self._seats.tell_all(kind)
+        elif kind == "PING":
+            pass
         elif kind == "UNKNOWN":
             self._on_refused(fields)
         else:

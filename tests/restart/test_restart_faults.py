@@ -158,6 +158,22 @@ def all_steps(directory: Path, ports: dict[str, int], steps: list[str], what: st
         assert proxy.stats()["server.internal_errors"] == 0
 
 
+def test_a_zygote_that_hangs_with_a_word_in_its_hands_is_found_out(short_path: Path, ports: dict[str, int]) -> None:
+    """It had read all that it was told, so nobody found it deaf: `reload` waited 32 s, for the last deadline of all."""
+    with faulty(short_path, ports) as (proxy, fault):
+        fault.write_text("zygote.send.MOVED:hang")
+        proxy.reload()
+        fault.write_text("")
+        hung = proxy.status()["generations"][-1]["pid"]
+        with clients.long_lived(**wishes(proxy, ports, keepalive=10, tcp_pairs=10)) as living:
+            proxy.reload()
+            assert f"the zygote of generation 2 (pid {hung}) hangs: killed; its slots serve on" in proxy.log_text()
+            counts = living.stop()
+        assert counts["failures"] == {}, f"{counts}\n{proxy.log_text()}"
+        assert proxy.stats()["server.worker_crashes"] == 0
+        eventually(lambda: settled(proxy), "the old generation to be gone")
+
+
 def test_faults_are_honoured_only_when_they_are_allowed(short_path: Path, ports: dict[str, int]) -> None:
     proxy = Instance(short_path)
     proxy.write(config(ports))

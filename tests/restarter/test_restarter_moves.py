@@ -94,11 +94,12 @@ class World:
 
     def generation(self, epoch: int, *serials: int) -> Any:
         live = SimpleNamespace(
-            epoch=epoch, told=[], members={}, hello=SimpleNamespace(deadlines=Deadlines(handoff_s=5.0))
+            epoch=epoch, told=[], members={}, pings=0, hello=SimpleNamespace(deadlines=Deadlines(handoff_s=5.0))
         )
         live.tell_member = lambda member, kind, fields, fds=(): live.told.append(
             (member.serial, kind, fields, len(fds))
         )
+        live.ping = lambda: setattr(live, "pings", live.pings + 1)
         for slot, serial in enumerate(serials):
             member = SimpleNamespace(serial=serial, slot=slot, pid=1000 + serial, killed=0, state="accepting")
             member.kill = lambda member=member: setattr(member, "killed", member.killed + 1)
@@ -291,6 +292,14 @@ def test_a_word_that_is_lost_ends_a_move_some_time(world: World) -> None:
     assert not world.over
     world.pass_time(2)
     assert world.over
+
+
+def test_while_it_waits_the_zygotes_of_those_who_give_are_asked_for_a_sign(world: World) -> None:
+    """One that had read everything and hung with MOVED in its hands was deaf to nobody: a reload waited 32 s for it."""
+    old, new = world.generation(1, 11, 12), world.generation(2, 21)
+    world.begin(old, new)
+    world.pass_time(3 * LOOK_S)
+    assert (old.pings, new.pings) == (3, 0)
 
 
 def test_what_a_dead_zygote_had_in_its_hands_is_not_waited_for(world: World) -> None:
