@@ -16,6 +16,7 @@ from __future__ import annotations
 import array
 import errno
 import os
+import select
 import socket
 import struct
 from collections.abc import Mapping, Sequence
@@ -118,6 +119,20 @@ class FrameError(Exception):
     """A frame that breaks the rules; says which one. The channel stays usable."""
 
 
+class DescriptorsLost(FrameError):
+    """MSG_CTRUNC: the message came without all of its descriptors, and those that did come are closed.
+
+    `fields` is empty where they were in one of them.
+    """
+
+    def __init__(self, kind: str, fields: dict[str, Any]) -> None:
+        super().__init__(
+            f"descriptors of {kind} were lost on the way (MSG_CTRUNC: too many at once, or no free number)"
+        )
+        self.kind = kind
+        self.fields = fields
+
+
 class ChannelClosed(Exception):
     """The other end is gone (EOF, EPIPE, ECONNRESET)."""
 
@@ -153,7 +168,7 @@ def encode(kind: str, fields: Mapping[str, Any]) -> bytes:
 def decode(packet: bytes) -> Message:
     """A packet as a message without its descriptors. Raises FrameError."""
     if len(packet) < _LENGTH.size:
-        raise FrameError(f"{len(packet)} bytes are no frame")
+        raise FrameError(f"{len(packet)} bytes are no frame" if packet else "an empty packet")
     (length,) = _LENGTH.unpack_from(packet)
     if length != len(packet) - _LENGTH.size:
         raise FrameError(f"the frame says {length} bytes and has {len(packet) - _LENGTH.size}")
@@ -222,13 +237,9 @@ class Channel:
         if len(packet) <= MAX_FRAME_BYTES:
             self._send(packet, fds)
             return
+        body = msgpack.packb(dict(fields))
+        memfd = _memfd(f"hotproxy-{kind.lower()}", body)
         try:
-            memfd = os.memfd_create(f"hotproxy-{kind.lower()}", os.MFD_CLOEXEC)
-        except OSError as error:
-            raise ChannelStarved from error
-        try:
-            body = msgpack.packb(dict(fields))
-            _write_all(memfd, body)
             small = msgpack.packb({"k": kind, "v": PROTOCOL_VERSION, "memfd": len(body)})
             self._send(_LENGTH.pack(len(small)) + small, [*fds, memfd])
         finally:
@@ -269,14 +280,14 @@ class Channel:
         except ConnectionError:
             raise ChannelClosed from None
         fds = _descriptors(ancillary)
-        if not packet and not fds:
+        if not packet and not fds and self._ended():
             raise ChannelClosed
         try:
             if flags & socket.MSG_TRUNC:
                 raise FrameError(f"the packet is longer than {MAX_FRAME_BYTES} bytes")
-            if flags & socket.MSG_CTRUNC:
-                raise FrameError("descriptors were lost on the way (MSG_CTRUNC: too many at once, or no free number)")
             message = decode(packet)
+            if flags & socket.MSG_CTRUNC:
+                raise DescriptorsLost(message.kind, {} if "memfd" in message.fields else message.fields)
             if "memfd" in message.fields:
                 message.fields = _read_memfd(message.kind, message.fields["memfd"], fds)
         except FrameError:
@@ -287,6 +298,12 @@ class Channel:
         if FAULTS_HERE.armed is not None:
             FAULTS_HERE.strike("receive", message.kind, self.sock)
         return message
+
+    def _ended(self) -> bool:
+        """Nothing was received: an end, and no empty packet, which looks the same."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
 
 _Received = tuple[bytes, list[tuple[int, int, bytes]], int, object]
@@ -318,7 +335,17 @@ def _read_memfd(kind: str, size: object, fds: list[int]) -> dict[str, Any]:
     return fields
 
 
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+def _memfd(name: str, data: bytes) -> int:
+    """Raises ChannelStarved: no descriptor, no memory."""
+    try:
+        memfd = os.memfd_create(name, os.MFD_CLOEXEC)
+    except OSError as error:
+        raise ChannelStarved from error
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(memfd, view) :]
+    except OSError as error:
+        os.close(memfd)
+        raise ChannelStarved from error
+    return memfd

@@ -29,6 +29,8 @@ Slot = tuple[LiveGeneration, Member]
 
 # A giver's channels travel in one message; beyond that many takers nobody notices an uneven load.
 MAX_PAIRS: Final = MAX_FDS
+# What one slot can have; a number beyond would not fit into a counter.
+MAX_COUNT: Final = 1 << 31
 # How often givers are looked at that have not said yet how it went.
 LOOK_S: Final = 1.0
 # What a zygote that died had in its hands is lost; those of its slots that were told say within this how it went.
@@ -128,7 +130,7 @@ class Moves:
     def on_moved(self, serial: int, pair: int, moved: int, refused: int, why: str) -> None:
         """A giver says that a pair is over."""
         known = self._of(serial, pair)
-        if known is None or moved < 0 or refused < 0:
+        if known is None or not (0 <= moved <= MAX_COUNT and 0 <= refused <= MAX_COUNT):
             log(WARNING, f"slot with serial {serial} says that pair {pair} is over, which it has no part in: ignored")
             return
         if self._given_up.pop(pair, None) is not None:

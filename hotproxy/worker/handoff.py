@@ -111,6 +111,17 @@ class Handoff:
         else:
             self._begin_next()
 
+    def decline(self, fields: Mapping[str, Any]) -> None:
+        """GIVE whose channels were lost on the way, for want of descriptors: who ordered it must not wait for them."""
+        pairs = [
+            each[0] for each in fields.get("pairs", ()) if isinstance(each, list) and each and type(each[0]) is int
+        ]
+        left = 0 if fields.get("stays") else sum(len(listener.connections) for listener in self._listeners.values())
+        for number in pairs:
+            refused = left if number == pairs[-1] else 0
+            why = "no descriptors for its channels"
+            self._say("MOVED", {"serial": self._serial, "pair": number, "moved": 0, "refused": refused, "why": why})
+
     def take(self, message: Message, leaving: bool) -> None:
         """TAKE; owns its descriptors. Raises FrameError."""
         step_s, until_s = _deadlines(message.fields)

@@ -242,7 +242,10 @@ def test_words_of_those_who_have_no_part_in_it_change_nothing(world: World) -> N
     old, new = world.generation(1, 11), world.generation(2, 21)
     world.begin(old, new)
     pair = world.pairs(old)[0][1]
-    for serial, number, moved, refused in ((12, pair, 1, 0), (11, pair + 1, 1, 0), (11, pair, -1, 0), (21, pair, 1, 0)):
+    for serial, number, moved, refused in (
+        (12, pair, 1, 0), (11, pair + 1, 1, 0), (11, pair, -1, 0), (21, pair, 1, 0), (11, pair, 1 << 63, 0),
+        (11, pair, 0, 1 << 63),
+    ):  # fmt: skip
         world.moves.on_moved(serial, number, moved, refused, "")
         world.moves.on_stuck(serial if serial != 11 else 12, number, True)
     assert not world.over and not world.counted and not new.members[21].killed

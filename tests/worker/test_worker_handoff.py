@@ -169,6 +169,29 @@ def test_a_taker_without_descriptors_gets_nothing_and_lives(two: tuple[Worker, W
     assert_alive([], tcp + served + [tcp_client(new, b"z")])
 
 
+def test_a_giver_without_descriptors_says_so(two: tuple[Worker, Worker]) -> None:
+    """It refused GIVE, whose channels had no numbers; the supervisor waited 40 s for a word about them."""
+    old, _ = two
+    old.begin()
+    tcp = [tcp_client(old, b"x") for _ in range(3)]
+    limit = resource.prlimit(old.pid, resource.RLIMIT_NOFILE)
+    pairs = [Channel.pair() for _ in range(2)]
+    used = max(map(int, os.listdir(f"/proc/{old.pid}/fd")))
+    resource.prlimit(old.pid, resource.RLIMIT_NOFILE, (used + 1, limit[1]))
+    fillers = used + 1 - open_files(old)
+    held = [old.connect("web") for _ in range(fillers)]
+    eventually(lambda: open_files(old) == used + 1, "every descriptor to be in use")
+    fields = {"serial": 0, "pairs": [[1, 2], [2, 1]], "step_s": 20.0, "until_s": FAR}
+    old.channel.send("GIVE", fields, [ours.fileno() for ours, _ in pairs])
+    reports = [old.expect("MOVED").fields for _ in pairs]
+    assert [(each["pair"], each["moved"]) for each in reports] == [(1, 0), (2, 0)]
+    assert reports[0]["refused"] == 0 and reports[1]["refused"] >= 3 and "no descriptors" in reports[1]["why"]
+    resource.prlimit(old.pid, resource.RLIMIT_NOFILE, limit)
+    for sock in (*held, *(end.sock for pair in pairs for end in pair)):
+        sock.close()
+    assert_alive([], tcp)
+
+
 def test_a_worker_that_drains_neither_gives_nor_takes(two: tuple[Worker, Worker]) -> None:
     old, _ = two
     old.begin()
