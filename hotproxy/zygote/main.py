@@ -351,8 +351,8 @@ class Zygote:
             self._ask_slab(seat)
         self._seats.rebalance()
         for seat in leaving:
-            if seat.child is not None:
-                self._let_leave(seat.child)
+            for child in seat.sitting:
+                self._let_leave(child)
 
     def _recycle(self, slot: int) -> None:
         """Another process for a slot. The one that is there accepts until the other does."""
