@@ -66,8 +66,10 @@ class Actions:
 
     def empty_slot(self, live: LiveGeneration, member: Member) -> None:
         """One that leaves its generation gives its connections to those that stay: to its successor, if it has one."""
-        stay = [(live, other) for other in live.slot_members if other.state == "accepting"]
-        same = [(live, other) for live, other in stay if other.slot == member.slot]
+
+        def takers() -> list[Slot]:
+            stay = _accepting(live)
+            return [slot for slot in stay if slot[1].slot == member.slot] or stay
 
         def dismiss(move: Move) -> None:
             drain_s = live.hello.deadlines.drain_s if live.hello is not None else 0.0
@@ -80,12 +82,12 @@ class Actions:
             self._supervisor.recycling.emptied(member, move)
 
         givers = [(live, member)] if may_move(live, live) else []
-        self._supervisor.moves.begin(givers, same or stay, self._until_s(live), dismiss)
+        self._supervisor.moves.begin(givers, takers, self._until_s(live), dismiss)
 
     def fill_slot(self, live: LiveGeneration, member: Member) -> None:
         """One that was added serves: its share of the connections that the others have."""
         live.added.discard(member.slot)
-        others = [(live, each) for each in live.slot_members if each.state == "accepting" and each is not member]
+        others = [slot for slot in _accepting(live) if slot[1] is not member]
 
         def done(move: Move) -> None:
             what = what_moved(move.moved, 0, move.ms)
@@ -175,16 +177,14 @@ class Actions:
         """Its connections to its successor; without one (the supervisor stops) they drain where they are."""
         heir = self._supervisor.predecessor(live)
         givers: list[Slot] = []
-        takers: list[Slot] = []
         if heir is not None and not self._supervisor.stopping and may_move(live, heir):
             givers = [(live, member) for member in live.serving_slots]
-            takers = [(heir, member) for member in heir.slot_members if member.state == "accepting"]
 
         def done(move: Move) -> None:
             live.move = move
             self._supervisor.handle(live, Event.MOVED)
 
-        live.move = self._supervisor.moves.begin(givers, takers, self._until_s(live), done)
+        live.move = self._supervisor.moves.begin(givers, lambda: _accepting(heir), self._until_s(live), done)
 
     def _until_s(self, live: LiveGeneration) -> float:
         return self._loop.now_s() + (live.hello.deadlines.move_s if live.hello is not None else 0.0)
@@ -208,3 +208,7 @@ class Actions:
 
     def _complain(self, live: LiveGeneration, event: Event) -> None:
         log(WARNING, f"generation {live.epoch} said {event.value} while {live.state.value}: ignored")
+
+
+def _accepting(live: LiveGeneration | None) -> list[Slot]:
+    return [(live, each) for each in live.slot_members if each.state == "accepting"] if live is not None else []

@@ -35,6 +35,8 @@ MAX_COUNT: Final = 1 << 31
 LOOK_S: Final = 1.0
 # What a zygote that died had in its hands is lost; those of its slots that were told say within this how it went.
 LAST_WORDS_S: Final = 2.0
+# A worker that dies is forked again, and accepts, within some 10 ms.
+AGAIN_S: Final = 0.5
 # Heartbeats are looked at once a second, and stand still for three of these looks before anybody is said to hang.
 SUSPICIOUS_LOOKS: Final = 6
 
@@ -44,15 +46,20 @@ class Move:
     """One leaving slot's, one leaving generation's, or one new slot's share. `done` is called once, when its last pair
     is over."""
 
+    givers: Sequence[Slot]
+    takers: Callable[[], Sequence[Slot]]  # who could take at this moment
     done: Callable[[Move], None]
     began_s: float
-    until_s: float
+    until_s: float  # no wave begins later
     stays: bool = False  # who gives keeps the rest, and goes on accepting
     pairs: set[int] = field(default_factory=set)
     moved: int = 0
     refused: int = 0
     ms: int = 0
     whys: list[str] = field(default_factory=list)  # what went wrong, one line for each pair where something did
+    failed: set[int] = field(default_factory=set)  # takers with whom it did
+    again: bool = True  # there may be a second attempt
+    over_s: float = 0.0  # nobody is waited for any longer
     alarm: Alarm | None = None
 
 
@@ -64,7 +71,7 @@ class _Pair:
 
 
 class Moves:
-    """All that are under way. `count(moved, refused)` is called for every pair that is over."""
+    """All that are under way. `count(moved, refused)` is called with what is to be added."""
 
     def __init__(
         self,
@@ -80,35 +87,44 @@ class Moves:
         self._count = count
         self._pairs: dict[int, _Pair] = {}
         self._given_up: dict[int, _Pair] = {}  # their givers may still say how it went, or that they are stuck
-        self._waiting: list[tuple[Move, Sequence[Slot], Sequence[Slot]]] = []  # for what still comes to a giver
+        self._waiting: list[Move] = []  # for what still comes to one of their givers
         self._last = 0
 
     def begin(
-        self, givers: Sequence[Slot], takers: Sequence[Slot], until_s: float, done: Callable[[Move], None]
+        self,
+        givers: Sequence[Slot],
+        takers: Callable[[], Sequence[Slot]],
+        until_s: float,
+        done: Callable[[Move], None],
     ) -> Move:
         """All that these givers have. `done` may be called from inside, when there is nobody to connect."""
-        return self._begin(Move(done, self._loop.now_s(), until_s), givers, takers)
+        return self._begin(Move(givers, takers, done, self._loop.now_s(), until_s))
 
     def share(self, givers: Sequence[Slot], taker: Slot, until_s: float, done: Callable[[Move], None]) -> Move:
         """As `begin`; but the givers stay, and each of them gives as little as makes the taker their equal."""
-        return self._begin(Move(done, self._loop.now_s(), until_s, stays=True), givers, [taker])
+        return self._begin(Move(givers, lambda: [taker], done, self._loop.now_s(), until_s, stays=True))
 
-    def _begin(self, move: Move, givers: Sequence[Slot], takers: Sequence[Slot]) -> Move:
+    def _begin(self, move: Move) -> Move:
+        givers = [slot for slot in move.givers if _is_there(slot)]
         if self._take_in(givers):
-            self._waiting.append((move, givers, takers))
+            self._waiting.append(move)
             return move
-        if move.stays and takers:
-            loads = [self._connections(member.serial) for _, member in givers]
-            shares = [[(0, share)] if share else [] for share in skim(loads, self._connections(takers[0][1].serial))]
-        else:
+        takers = [slot for slot in move.takers() if _is_there(slot) and slot[1].state not in LEAVING]
+        takers = [slot for slot in takers if slot[1].serial not in move.failed]
+        taken = [self._connections(member.serial) for _, member in takers]
+        loads = [self._connections(member.serial) for _, member in givers]
+        shares: list[list[tuple[int, int]]] = []
+        if takers and move.stays:
+            shares = [[(0, share)] if share else [] for share in skim(loads, taken[0])]
+        elif takers:
             # One more than there are: a slot whose cell is a tick old may hold connections that nobody knows of yet.
-            loads = [self._connections(member.serial) + 1 for _, member in givers]
-            shares = spread(loads, [self._connections(member.serial) for _, member in takers]) if takers else []
+            shares = spread([load + 1 for load in loads], taken)
         for giver, parts in zip(givers, shares, strict=bool(shares)):
             self._connect(move, giver, [(takers[index], share) for index, share in parts])
         if move.pairs:
+            move.refused = 0  # what was, is tried again
             # Long after the slots' own deadlines: for a zygote that died with GIVE or MOVED in its hands.
-            move.until_s += 2 * max(_step_s(taker) for taker in takers)
+            move.over_s = move.until_s + 2 * max(_step_s(taker) for taker in takers)
             self._look_later(move)
         else:
             self._end(move)
@@ -120,12 +136,9 @@ class Moves:
         return any(pair.taker[1].serial in serials for pair in self._pairs.values())
 
     def _begin_waiting(self) -> None:
-        """Those for whom nothing comes any more, with those that are there."""
         waiting, self._waiting = self._waiting, []
-        for move, givers, takers in waiting:
-            present = [(live, member) for live, member in givers if member.serial in live.members]
-            staying = [(live, member) for live, member in takers if member.serial in live.members]
-            self._begin(move, present, [(live, member) for live, member in staying if member.state not in LEAVING])
+        for move in waiting:
+            self._begin(move)
 
     def on_moved(self, serial: int, pair: int, moved: int, refused: int, why: str) -> None:
         """A giver says that a pair is over."""
@@ -139,9 +152,10 @@ class Moves:
         move = known.move
         move.moved += moved
         move.refused += refused
-        self._count(moved, refused)
+        self._count(moved, 0)  # what stays is counted when it stays for good
         if why:
             move.whys.append(why[:200])
+            move.failed.add(known.taker[1].serial)
             keeps = "the rest of its" if move.stays else str(refused)
             log(
                 WARNING,
@@ -179,7 +193,7 @@ class Moves:
         """Its slots may not have heard GIVE, and it may have heard MOVED."""
         for pair in self._pairs.values():
             if pair.giver[0] is live:
-                pair.move.until_s = min(pair.move.until_s, self._loop.now_s() + LAST_WORDS_S)
+                pair.move.over_s = min(pair.move.over_s, self._loop.now_s() + LAST_WORDS_S)
 
     def on_death(self, serial: int) -> None:
         """What a dead giver would have said will not come."""
@@ -245,7 +259,7 @@ class Moves:
         move.alarm = None
         for live in {id(live): live for live in (self._pairs[number].giver[0] for number in move.pairs)}.values():
             live.ping()
-        late = self._loop.now_s() >= move.until_s
+        late = self._loop.now_s() >= move.over_s
         for number in sorted(move.pairs):
             pair = self._pairs[number]
             giver = pair.giver
@@ -262,8 +276,25 @@ class Moves:
         if move.alarm is not None:
             move.alarm.cancel()
             move.alarm = None
-        move.ms = round((self._loop.now_s() - move.began_s) * 1000)
+        now_s = self._loop.now_s()
+        if move.again and move.refused and move.failed and not move.stays and now_s < move.until_s:
+            # Who takes has died or hung. The others, or who is forked in its place, can have what came back.
+            move.again = False
+            move.alarm = self._loop.after(AGAIN_S, lambda: self._begin_again(move))
+            return
+        if move.refused:
+            self._count(0, move.refused)
+        move.ms = round((now_s - move.began_s) * 1000)
         move.done(move)
+
+    def _begin_again(self, move: Move) -> None:
+        move.alarm = None
+        self._begin(move)
+
+
+def _is_there(slot: Slot) -> bool:
+    live, member = slot
+    return member.serial in live.members
 
 
 def _step_s(taker: Slot) -> float:

@@ -248,6 +248,8 @@ class Giver:
         wave, self._wave = self._wave, []
         for departure in wave:
             self._guarded(departure.movable.thaw)
+            if not self.stays:
+                self._departures.take_back(departure)
 
     def _guarded(self, act: Callable[[], None]) -> None:
         try:

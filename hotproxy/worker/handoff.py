@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from hotproxy.clock import TimerWheel
 from hotproxy.net.connection import Loop
+from hotproxy.proxy.filter_chain import DownstreamConnection
 from hotproxy.proxy.listener import Listener
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.restarter.frames import Channel, FrameError, Message
@@ -53,8 +54,8 @@ class Handoff:
     """All moves of one worker. `say(kind, fields)` goes to the supervisor."""
 
     __slots__ = (
-        "_arrivals", "_count_bug", "_departures", "_givers", "_listeners", "_loop", "_runtime", "_say", "_serial",
-        "_takers", "_wheel",
+        "_arrivals", "_count_bug", "_departures", "_givers", "_listeners", "_loop", "_returned", "_runtime", "_say",
+        "_serial", "_takers", "_wheel",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +77,7 @@ class Handoff:
         self._count_bug = count_bug
         self._arrivals = Arrivals(listeners, runtime)
         self._departures: Departures | None = None
+        self._returned: set[DownstreamConnection] = set()  # they stay for good
         self._givers: list[Giver] = []  # the first is at work, and those before it that are stuck
         self._takers: list[Taker] = []
 
@@ -94,7 +96,7 @@ class Handoff:
             raise FrameError("stays is true or false")
         channels = _channels(message)
         if self._departures is None:
-            self._departures = Departures(self._listeners, self._runtime.snapshot.pools)
+            self._departures = Departures(self._listeners, self._runtime.snapshot.pools, self._returned)
         idle, clients = self._departures.idle, max(self._departures.left, 1)
         givers = []
         for (number, share, *_), channel in zip(pairs, channels, strict=True):

@@ -241,9 +241,10 @@ def _stream_socket(fd: int) -> socket.socket:
     except OSError:
         os.close(fd)
         raise
-    if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+    streams = sock.type == socket.SOCK_STREAM and sock.family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+    if not streams or sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.close()
-        raise ValueError("a descriptor is no stream socket")
+        raise ValueError("a descriptor is no stream socket, or listens")
     # It is already, as its other holder's is: set, never toggled. What changes is how Python sees it.
     sock.setblocking(False)
     return sock

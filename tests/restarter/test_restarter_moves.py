@@ -101,15 +101,19 @@ class World:
         )
         live.ping = lambda: setattr(live, "pings", live.pings + 1)
         for slot, serial in enumerate(serials):
-            member = SimpleNamespace(serial=serial, slot=slot, pid=1000 + serial, killed=0, state="accepting")
-            member.kill = lambda member=member: setattr(member, "killed", member.killed + 1)
-            live.members[serial] = member
+            self.fork(live, slot, serial)
         return live
+
+    def fork(self, live: Any, slot: int, serial: int) -> None:
+        member = SimpleNamespace(serial=serial, slot=slot, pid=1000 + serial, killed=0, state="accepting")
+        member.kill = lambda: setattr(member, "killed", member.killed + 1)
+        live.members[serial] = member
 
     def begin(self, old: Any, new: Any) -> Move:
         givers = [(old, member) for member in old.members.values()]
-        takers = [(new, member) for member in new.members.values()]
-        return self.moves.begin(givers, takers, self.time_s + 30.0, self.over.append)
+        return self.moves.begin(
+            givers, lambda: [(new, each) for each in new.members.values()], self.time_s + 30.0, self.over.append
+        )
 
     def share(self, live: Any, new: int) -> Move:
         givers = [(live, member) for serial, member in live.members.items() if serial != new]
@@ -147,7 +151,7 @@ def test_each_side_gets_its_end_and_the_sum_is_told(world: World) -> None:
     world.time_s += 0.25
     world.moves.on_moved(12, second[1], 99, 0, "")
     assert world.over == [move] and (move.moved, move.refused, move.ms) == (197, 1, 250)
-    assert world.counted == [(98, 1), (99, 0)]
+    assert world.counted == [(98, 0), (99, 0), (0, 1)]
     assert what_moved(move.moved, move.refused, move.ms) == ", 197 connections moved in 250 ms, 1 drains"
 
 
@@ -179,10 +183,10 @@ def test_who_still_gets_something_gives_it_later(world: World) -> None:
     live = world.generation(1, 11, 12, 13)
     world.connections = {13: 20, 12: 2}
     stays, second, first = [(live, live.members[serial]) for serial in (11, 12, 13)]
-    world.moves.begin([first], [stays, second], world.time_s + 30.0, world.over.append)
+    world.moves.begin([first], lambda: [stays, second], world.time_s + 30.0, world.over.append)
     into_stays, into_second = [pair for _, pair in world.pairs(live)]
     second[1].state = "leaving"
-    later = world.moves.begin([second], [stays], world.time_s + 30.0, world.over.append)
+    later = world.moves.begin([second], lambda: [stays], world.time_s + 30.0, world.over.append)
     world.moves.on_moved(13, into_stays, 4, 0, "")
     assert [kind for serial, kind, _, _ in live.told if serial == 12] == ["TAKE"]
     world.moves.on_moved(13, into_second, 5, 0, "")
@@ -192,12 +196,12 @@ def test_who_still_gets_something_gives_it_later(world: World) -> None:
 
 
 def test_who_waits_to_give_does_so_to_those_who_are_still_there(world: World) -> None:
-    for gone in (11, 12):
+    for gone in (11, 12):  # dead, or leaving
         live = world.generation(1, 11, 12, 13, 14)
         world.connections = {14: 5}
         one, other, middle, first = [(live, live.members[serial]) for serial in (11, 12, 13, 14)]
-        world.moves.begin([first], [middle], world.time_s + 30.0, world.over.append)
-        later = world.moves.begin([middle], [one, other], world.time_s + 30.0, world.over.append)
+        world.moves.begin([first], [middle].copy, world.time_s + 30.0, world.over.append)
+        later = world.moves.begin([middle], [one, other].copy, world.time_s + 30.0, world.over.append)
         if gone == 11:
             del live.members[11]
         else:
@@ -213,7 +217,7 @@ def test_a_share_whose_taker_is_gone_is_over(world: World) -> None:
     live = world.generation(1, 11, 12, 13)
     world.connections = {11: 50}
     one, other, new = [(live, live.members[serial]) for serial in (11, 12, 13)]
-    world.moves.begin([one], [other], world.time_s + 30.0, world.over.append)
+    world.moves.begin([one], lambda: [other], world.time_s + 30.0, world.over.append)
     share = world.moves.share([other], new, world.time_s + 30.0, world.over.append)
     del live.members[13]
     world.moves.on_moved(11, world.pairs(live)[0][1], 50, 0, "")
@@ -235,7 +239,54 @@ def test_a_taker_s_death_is_the_giver_s_to_tell(world: World) -> None:
     world.moves.on_death(21)
     assert not world.over
     world.moves.on_moved(11, world.pairs(old)[0][1], 0, 7, "the other worker is gone")
-    assert world.over and world.over[0].refused == 7
+    world.pass_time(1)
+    assert world.over and world.over[0].refused == 7 and world.counted[-1] == (0, 7)
+
+
+@pytest.mark.parametrize("forked_again", [True, False])
+def test_what_a_dead_taker_gave_back_is_given_to_others(world: World, forked_again: bool) -> None:
+    """It drained in the old generation, and a TCP connection that drains is cut in the end."""
+    old, new = world.generation(1, 11, 12), world.generation(2, 21, 22)
+    world.connections = {11: 9, 12: 9}
+    move = world.begin(old, new)
+    (_, first), (_, second) = world.pairs(old)
+    world.moves.on_moved(12, second, 9, 0, "")
+    world.moves.on_moved(11, first, 2, 7, "the other worker is gone")
+    assert not world.over, "there is another taker"
+    if forked_again:
+        del new.members[21]
+        world.fork(new, 0, 31)
+        world.moves.on_death(21)
+    world.pass_time(1)
+    again = world.pairs(old)[2:]
+    assert {serial for serial, _ in again} == {11, 12}
+    takers = [serial for serial, kind, _, _ in new.told[2:] if kind == "TAKE"]
+    assert set(takers) <= {22, 31} and (31 in takers) is forked_again
+    for serial, pair in again:
+        world.moves.on_moved(serial, pair, 7 if (serial, pair) == again[0] else 0, 0, "")
+    assert world.over == [move] and (move.moved, move.refused) == (18, 0)
+    assert sum(moved for moved, _ in world.counted) == 18 and not sum(refused for _, refused in world.counted)
+
+
+def test_there_is_one_second_attempt(world: World) -> None:
+    old, new = world.generation(1, 11), world.generation(2, 21, 22)
+    move = world.begin(old, new)
+    for attempt in (1, 2):
+        serial, pair = world.pairs(old)[-1]
+        world.moves.on_moved(serial, pair, 0, 1, "no answer in 5 s")
+        world.pass_time(1)
+        assert len(world.over) == attempt - 1
+    assert world.over == [move] and move.refused == 1 and world.counted[-1] == (0, 1)
+
+
+def test_none_is_made_when_the_time_is_over_or_nothing_is_left(world: World) -> None:
+    for refused, late_s in ((0, 0.0), (3, 31.0)):
+        world.over.clear()
+        old, new = world.generation(1, 11), world.generation(2, 21, 22)
+        move = world.begin(old, new)
+        world.time_s += late_s
+        world.moves.on_moved(11, world.pairs(old)[0][1], 0, refused, "the other worker is gone")
+        assert world.over == [move]
 
 
 def test_words_of_those_who_have_no_part_in_it_change_nothing(world: World) -> None:

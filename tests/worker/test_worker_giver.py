@@ -380,13 +380,14 @@ def test_descriptors_that_are_no_connections_are_refused_one_by_one(tmp_path: ob
         both.taker.begin()
         pair = socket.socketpair()
         datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        wires = [RECORD] * 4
-        fds = [file.fileno(), datagram.fileno(), pair[0].fileno(), both.old_end.fileno()]
+        listening = socket.create_server(("127.0.0.1", 0))
+        fds = [file.fileno(), datagram.fileno(), pair[0].fileno(), both.old_end.fileno(), listening.fileno()]
+        wires = [RECORD] * len(fds)
         both.old_end.send("OFFER", {"wave": 1, "last": True, "records": wires}, fds)
         both.new_loop.run()
         message = both.old_end.receive()
-        assert message is not None and message.fields["refused"] == [0, 1, 3]
-        for sock in (*pair, datagram):
+        assert message is not None and message.fields["refused"] == [0, 1, 3, 4]
+        for sock in (*pair, datagram, listening):
             sock.close()
 
 

@@ -14,6 +14,7 @@ import msgpack
 import pytest
 
 from hotproxy.restarter.frames import Channel, ChannelClosed, FrameError
+from hotproxy.worker.giver import CANARY
 from tests.kit.instance import eventually
 from tests.worker.test_worker_process import Origin, Worker, ask, config_for, read_answer
 
@@ -134,6 +135,26 @@ def test_a_worker_that_stays_gives_a_share_and_goes_on_with_the_rest(two: tuple[
     give(old, ours)
     moved = old.expect("MOVED").fields
     assert moved["moved"] >= 4 and moved["refused"] == 0
+    assert_alive([], tcp)
+
+
+def test_what_a_dead_taker_has_not_seen_goes_to_the_next_one(two: tuple[Worker, Worker]) -> None:
+    """The wave that came back stays: perhaps it was what the taker died of."""
+    old, new = two
+    old.begin()
+    new.begin()
+    tcp = [tcp_client(old, b"before") for _ in range(40)]
+    ours, theirs = Channel.pair()
+    theirs.close()
+    give(old, ours)
+    moved = old.expect("MOVED").fields
+    assert (moved["moved"], moved["refused"]) == (0, 40) and "gone" in moved["why"]
+    for expected in (40 - CANARY, 0):
+        ours, theirs = Channel.pair()
+        take(new, theirs)
+        give(old, ours)
+        moved = old.expect("MOVED").fields
+        assert (moved["moved"], moved["refused"], moved["why"]) == (expected, CANARY, "")
     assert_alive([], tcp)
 
 
