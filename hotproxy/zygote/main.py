@@ -295,6 +295,8 @@ class Zygote:
         message.close_fds()
         if message.kind in ("MOVED", "STUCK"):
             self._supervisor.post(message.kind, {**message.fields, "serial": child.serial})
+        elif message.kind in ("READY", "ACCEPTING") and child.leaving:
+            pass  # there are fewer slots again
         elif message.kind == "READY":
             self._on_ready(child)
         elif message.kind == "ACCEPTING":
