@@ -42,6 +42,15 @@ CONVERSATIONS: dict[str, list[tuple[str, bytes | str]]] = {
     ],
     "pipelined": [("down", GET + POST + GET[:20]), ("origin", HI), ("origin", HI), ("down", GET[20:]), ("origin", HI)],
     "interim": [("down", GET), ("origin", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + HI)],
+    "continue": [
+        ("down", POST[:-4].replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")),
+        ("origin", b"HTTP/1.1 100 Continue\r\n\r\n"), ("down", POST[-4:]), ("origin", HI),
+    ],
+    "sent_again": [("down", GET), ("origin", HI), ("down", GET), ("origin", RESET), ("origin", HI)],
+    "trailers_late": [
+        ("down", CHUNKED_POST + b"1\r\na\r\n"), ("origin", CHUNKED), ("down", b"0\r\nX: y\r\n\r\n"),
+        ("origin", b"1\r\nb\r\n0\r\n\r\n"),
+    ],
     "tunnel": [
         ("down", WEBSOCKET), ("origin", SWITCH + b"hello"), ("down", b"ping"), ("origin", b"pong"), ("down", EOF),
         ("origin", b"bye"), ("origin", EOF),

@@ -15,7 +15,7 @@ import pytest
 
 from hotproxy.shm import reader
 from tests.kit import clients, origin
-from tests.kit.instance import Instance, eventually, instance
+from tests.kit.instance import PATIENCE_S, Instance, eventually, instance
 from tests.restart.test_restart_under_load import one_generation
 
 ALL_KINDS = ("keepalive", "websocket", "tcp_pairs", "streams", "uploads", "slow")
@@ -325,6 +325,44 @@ def idle(proxy: Instance) -> bool:
 def test_a_storm_of_signals_is_a_few_restarts_and_nobody_notices(short_path: Path, ports: dict[str, int]) -> None:
     with instance(short_path, config(ports)) as proxy:
         storm(proxy, ports, 25)
+
+
+def storm_of_orders(proxy: Instance, ports: dict[str, int], orders: int, seed: int) -> None:
+    """Restarts, workers more and less, recycled ones, on each other's heels: whoever gives may be getting something, be
+    asked to leave, or not be there yet. Nothing may have to drain."""
+    words = random.Random(seed)
+    kinds = {"keepalive": 60, "websocket": 30, "tcp_pairs": 60, "streams": 3, "uploads": 3, "pace_s": 0.3}
+    asked = []
+    with clients.long_lived(**wishes(proxy, ports, **kinds)) as living:
+        for number in range(orders):
+            order = words.choice(["TTIN", "TTOU", "TTIN", "TTOU", "HUP", "recycle", "recycle"])
+            if order == "recycle":
+                asked.append(proxy.begin_command("worker", "recycle", str(words.randrange(2))))
+            else:
+                proxy.write(config(ports, words.choice(WORKERS), more=f"drain_timeout: {60 + number}s"))
+                proxy.signal(signal.Signals[f"SIG{order}"])
+            time.sleep(words.random() * 0.1)  # the storm itself; nothing is expected of the moment
+        for command in asked:  # it may be refused: no such worker, or a restart
+            command.communicate(timeout=2 * PATIENCE_S)
+        eventually(lambda: idle(proxy), "the last of them")
+        counts = living.stop()
+    assert_all_alive(counts, proxy)
+    stats = proxy.stats()
+    assert stats["server.handoff_refused"] == stats["server.worker_crashes"] == stats["server.restarts_failed"] == 0, (
+        proxy.log_text()
+    )
+
+
+def test_orders_on_each_other_s_heels_lose_nothing(short_path: Path, ports: dict[str, int]) -> None:
+    with instance(short_path, config(ports)) as proxy:
+        storm_of_orders(proxy, ports, 30, seed=4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_300_orders(short_path: Path, ports: dict[str, int]) -> None:
+    with instance(short_path, config(ports)) as proxy:
+        storm_of_orders(proxy, ports, 300, seed=5)
 
 
 @pytest.mark.slow
