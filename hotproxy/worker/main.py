@@ -25,7 +25,7 @@ from hotproxy.clock import TICK_S, SystemClock, TimerWheel
 from hotproxy.config.model import Config
 from hotproxy.net.connection import Connection
 from hotproxy.net.poller import Poller
-from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull, FrameError, Message
+from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull, DescriptorsLost, FrameError, Message
 from hotproxy.restarter.log import ERROR, INFO, WARNING, log, name_process
 from hotproxy.shm.cells import Slab
 from hotproxy.worker.build import INTERNAL_ERRORS, Parts, build
@@ -178,7 +178,10 @@ class Worker:
                 message = self._channel.receive()
             except FrameError as error:
                 log(WARNING, f"refused a message: {error}")
-                self._send("UNKNOWN", {"kind": "", "why": str(error)})
+                if isinstance(error, DescriptorsLost) and error.kind == "GIVE":
+                    self._handoff.decline(error.fields)
+                else:
+                    self._send("UNKNOWN", {"kind": "", "why": str(error)})
                 continue
             except ChannelClosed:
                 self._orphaned = True

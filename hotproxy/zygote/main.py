@@ -130,6 +130,8 @@ class Zygote:
                 self._dismiss(child)
         elif kind == "REOPEN_LOGS":
             self._seats.tell_all(kind)
+        elif kind == "PING":
+            pass
         elif kind == "UNKNOWN":
             self._on_refused(fields)
         else:
@@ -297,6 +299,8 @@ class Zygote:
         message.close_fds()
         if message.kind in ("MOVED", "STUCK"):
             self._supervisor.post(message.kind, {**message.fields, "serial": child.serial})
+        elif message.kind in ("READY", "ACCEPTING") and child.leaving:
+            pass  # there are fewer slots again
         elif message.kind == "READY":
             self._on_ready(child)
         elif message.kind == "ACCEPTING":
@@ -355,8 +359,8 @@ class Zygote:
             self._ask_slab(seat)
         self._seats.rebalance()
         for seat in leaving:
-            if seat.child is not None:
-                self._let_leave(seat.child)
+            for child in seat.sitting:
+                self._let_leave(child)
 
     def _recycle(self, slot: int) -> None:
         """Another process for a slot. The one that is there accepts until the other does."""

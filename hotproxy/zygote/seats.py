@@ -29,6 +29,10 @@ class Seat:
     def __str__(self) -> str:
         return f"{self.role} {self.slot}" if self.role == WORKER else self.role
 
+    @property
+    def sitting(self) -> list[Child]:
+        return [child for child in (self.predecessor, self.child) if child is not None]
+
     def stay_empty(self) -> None:
         self.asked = False
         if self.alarm is not None:
@@ -77,8 +81,8 @@ class Seats:
         self._seats = [*(seat for seat in self if seat not in leaving), *new]
         for seat in leaving:
             seat.stay_empty()
-            if seat.child is not None:
-                seat.child.leaving = True
+            for child in seat.sitting:
+                child.leaving = True
         return new, leaving
 
     def sockets_of(self, seat: Seat) -> list[HeldSocket]:

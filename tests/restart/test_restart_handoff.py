@@ -15,7 +15,7 @@ import pytest
 
 from hotproxy.shm import reader
 from tests.kit import clients, origin
-from tests.kit.instance import Instance, eventually, instance
+from tests.kit.instance import PATIENCE_S, Instance, eventually, instance
 from tests.restart.test_restart_under_load import one_generation
 
 ALL_KINDS = ("keepalive", "websocket", "tcp_pairs", "streams", "uploads", "slow")
@@ -164,6 +164,53 @@ def test_fewer_workers_take_over_from_those_that_go(short_path: Path, ports: dic
         assert proxy.stats()["server.worker_crashes"] == 0
 
 
+def connections(proxy: Instance) -> list[int]:
+    """Of each slot that serves, in order."""
+    return [slot["connections"] for slot in proxy.status()["generations"][-1]["slots"]]
+
+
+def test_a_worker_more_gets_its_share_of_what_the_others_have(short_path: Path, ports: dict[str, int]) -> None:
+    """TTIN, three times from one: nobody's sockets change, and everybody ends up with the same number of clients."""
+    with instance(short_path, config(ports, workers=1)) as proxy:
+        with clients.long_lived(
+            **wishes(proxy, ports, keepalive=60, websocket=30, tcp_pairs=30, streams=3, uploads=3, pace_s=0.1)
+        ) as living:
+            assert connections(proxy) == [126]
+            moved = 0
+            for number in (2, 3, 4):
+                proxy.signal(signal.SIGTTIN)
+                share = 126 // number
+                even = [share] * number
+                eventually(
+                    lambda even=even: (
+                        [each - each // (even[0] + 1) for each in sorted(connections(proxy))] == even
+                        and f"worker 1/{len(even) - 1} serves, {even[0]} connections moved in " in proxy.log_text()
+                    ),
+                    f"{number} equal workers: {connections(proxy)}\n{proxy.log_text()}",
+                )
+                moved += share
+            assert proxy.stats()["server.handoff_moved"] == moved and proxy.stats()["server.handoff_refused"] == 0
+            assert "drain" not in proxy.log_text()
+            counts = living.stop()
+        assert_all_alive(counts, proxy)
+        assert proxy.stats()["server.worker_crashes"] == 0
+
+
+def test_workers_that_go_one_after_the_other_lose_nothing(short_path: Path, ports: dict[str, int]) -> None:
+    """Each of them may just be getting what the one before it has for it; and one that is new, its share."""
+    with instance(short_path, config(ports, workers=4, more="drain_timeout: 60s")) as proxy:
+        with clients.long_lived(**wishes(proxy, ports, keepalive=200, tcp_pairs=200, pace_s=0.5)) as living:
+            for left in (3, 2, 1):
+                proxy.signal(signal.SIGTTOU)
+                eventually(lambda left=left: f"{left} slots instead of {left + 1}" in proxy.log_text(), "fewer slots")
+            proxy.signal(signal.SIGTTIN)
+            eventually(lambda: "2 slots instead of 1" in proxy.log_text(), "more slots")
+            proxy.reload()
+            counts = living.stop()
+        assert_all_alive(counts, proxy)
+        assert proxy.stats()["server.handoff_refused"] == 0, proxy.log_text()
+
+
 def test_a_recycled_worker_is_another_process_with_the_same_connections(
     short_path: Path, ports: dict[str, int]
 ) -> None:
@@ -278,6 +325,44 @@ def idle(proxy: Instance) -> bool:
 def test_a_storm_of_signals_is_a_few_restarts_and_nobody_notices(short_path: Path, ports: dict[str, int]) -> None:
     with instance(short_path, config(ports)) as proxy:
         storm(proxy, ports, 25)
+
+
+def storm_of_orders(proxy: Instance, ports: dict[str, int], orders: int, seed: int) -> None:
+    """Restarts, workers more and less, recycled ones, on each other's heels: whoever gives may be getting something, be
+    asked to leave, or not be there yet. Nothing may have to drain."""
+    words = random.Random(seed)
+    kinds = {"keepalive": 60, "websocket": 30, "tcp_pairs": 60, "streams": 3, "uploads": 3, "pace_s": 0.3}
+    asked = []
+    with clients.long_lived(**wishes(proxy, ports, **kinds)) as living:
+        for number in range(orders):
+            order = words.choice(["TTIN", "TTOU", "TTIN", "TTOU", "HUP", "recycle", "recycle"])
+            if order == "recycle":
+                asked.append(proxy.begin_command("worker", "recycle", str(words.randrange(2))))
+            else:
+                proxy.write(config(ports, words.choice(WORKERS), more=f"drain_timeout: {60 + number}s"))
+                proxy.signal(signal.Signals[f"SIG{order}"])
+            time.sleep(words.random() * 0.1)  # the storm itself; nothing is expected of the moment
+        for command in asked:  # it may be refused: no such worker, or a restart
+            command.communicate(timeout=2 * PATIENCE_S)
+        eventually(lambda: idle(proxy), "the last of them")
+        counts = living.stop()
+    assert_all_alive(counts, proxy)
+    stats = proxy.stats()
+    assert stats["server.handoff_refused"] == stats["server.worker_crashes"] == stats["server.restarts_failed"] == 0, (
+        proxy.log_text()
+    )
+
+
+def test_orders_on_each_other_s_heels_lose_nothing(short_path: Path, ports: dict[str, int]) -> None:
+    with instance(short_path, config(ports)) as proxy:
+        storm_of_orders(proxy, ports, 30, seed=4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_300_orders(short_path: Path, ports: dict[str, int]) -> None:
+    with instance(short_path, config(ports)) as proxy:
+        storm_of_orders(proxy, ports, 300, seed=5)
 
 
 @pytest.mark.slow
