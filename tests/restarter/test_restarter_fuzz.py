@@ -37,19 +37,18 @@ def settled(it: Plane) -> int:
     """Its descriptors, once one sound generation is alone."""
     it.reload(listeners=ONE, **SOON)
     it.eventually(lambda: alone(it))
-    # The connection of a caller that was answered is closed a moment later.
-    return min(open_files(it) for _ in range(100))
+    return open_files(it)
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("rounds", [1, pytest.param(34, marks=pytest.mark.slow)])
 def test_a_supervisor_serves_on_whatever_a_zygote_says(it: Plane, rounds: int) -> None:
-    before = settled(it)
+    before = min(settled(it) for _ in range(3))  # a caller that was answered is closed a moment later
     for number in range(1, rounds + 1):
         it.reload(listeners=ONE, **SOON, forge={"at": "ACCEPTING", "seed": number, "count": 3000})
         it.eventually(lambda number=number: it.log.count("forged 3000 frames") >= number)
         assert it.dial().echoes()
-    it.eventually(lambda: settled(it) == before)
+    it.eventually(lambda: settled(it) <= before)
     assert it.dial().echoes()
     assert "Traceback" not in it.log
 
@@ -58,7 +57,7 @@ def test_a_supervisor_serves_on_whatever_a_zygote_says(it: Plane, rounds: int) -
 @pytest.mark.parametrize("rounds", [2, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("at", ["HELLO", "SOCKETS", "ACCEPT_ON"])
 def test_a_generation_on_trial_that_forges_changes_nothing(it: Plane, at: str, rounds: int) -> None:
-    before, old = settled(it), it.dial()
+    before, old = min(settled(it) for _ in range(3)), it.dial()
     for seed in range(rounds):
         try:
             it.reload(listeners=ONE, **SOON, forge={"at": at, "seed": seed, "count": 20})
@@ -68,5 +67,5 @@ def test_a_generation_on_trial_that_forges_changes_nothing(it: Plane, at: str, r
         if at != "ACCEPT_ON":  # there it may have said that it accepts, and then the old one leaves
             assert old.echoes()
     old.close()
-    it.eventually(lambda: settled(it) == before)
+    it.eventually(lambda: settled(it) <= before)
     assert "Traceback" not in it.log
