@@ -36,9 +36,11 @@ class SpinMonitor:
 
 
 def watch() -> float:
-    worst_s = 0.0
+    worst_s, over = 0.0, False
     last_s = time.perf_counter()
-    while not select.select([sys.stdin], [], [], PERIOD_S)[0]:
+    print("running", flush=True)
+    while not over:
+        over = bool(select.select([sys.stdin], [], [], PERIOD_S)[0])
         now_s = time.perf_counter()
         worst_s = max(worst_s, now_s - last_s - PERIOD_S)
         last_s = now_s
@@ -46,5 +48,4 @@ def watch() -> float:
 
 
 if __name__ == "__main__":
-    print("running", flush=True)
     print(f"{watch():.1f}")

@@ -43,7 +43,10 @@ def installation(short_path: Path) -> Installation:
             releases.reshaped, False, "another shape, though its version is 1", id="the same version",
             marks=pytest.mark.slow,
         ),
-        pytest.param(releases.earlier, False, "a record of kind 'http1', version 0", id="an earlier release"),
+        pytest.param(
+            releases.earlier, False, "a record of kind 'http1', version 0", id="an earlier release",
+            marks=pytest.mark.slow,
+        ),
     ],
 )  # fmt: skip
 def test_there_and_back_again(
