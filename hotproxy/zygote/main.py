@@ -16,6 +16,7 @@ import enum
 import gc
 import os
 import selectors
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ from hotproxy.restarter.spawn import describe_exit
 from hotproxy.shm.cells import Slab, SlabPlace
 from hotproxy.shm.layout import ShmError
 from hotproxy.shm.schema import Schema
+from hotproxy.zygote import orders
 from hotproxy.zygote.child import CONTROL, WORKER, Child, fork
 from hotproxy.zygote.program import Birth, Program
 from hotproxy.zygote.seats import Seat, Seats
@@ -79,7 +81,10 @@ class Zygote:
 
     def _on_message(self, message: Message) -> None:
         try:
+            orders.check(message)
             self._obey(message)
+        except FrameError as error:
+            self._refuse(message.kind, error)
         finally:
             message.close_fds()
 
@@ -94,6 +99,8 @@ class Zygote:
         elif kind == "SLAB_IS":
             self._on_slab(fields)
         elif kind == "ACCEPT_ON":
+            if self._phase is not Phase.READY:
+                raise FrameError(f"it is out of turn: this zygote is {self._phase.name.lower()}")
             self._phase = Phase.OPENING
             self._seats.tell_all("ACCEPT_ON")
         elif kind == "SERVES":
@@ -121,7 +128,7 @@ class Zygote:
         elif kind in ("GIVE", "TAKE"):  # to one who is gone: its channel ends here
             child = self._seats.children.get(fields["serial"])
             if child is not None:
-                child.outbox.post(kind, fields, message.fds)
+                _pass_on(child.outbox, kind, fields, message.fds)
         elif kind == "RECYCLE":
             self._recycle(fields["slot"])
         elif kind == "DISMISS":
@@ -138,8 +145,11 @@ class Zygote:
             self._supervisor.post("UNKNOWN", {"kind": kind, "why": "not for a zygote"})
 
     def _on_bad_frame(self, error: FrameError) -> None:
+        self._refuse("?", error)
+
+    def _refuse(self, kind: str, error: FrameError) -> None:
         log(WARNING, f"a message of the supervisor was refused: {error}")
-        self._supervisor.post("UNKNOWN", {"kind": "?", "why": str(error)})
+        self._supervisor.post("UNKNOWN", {"kind": kind, "why": str(error)})
 
     def _on_refused(self, fields: dict[str, Any]) -> None:
         log(WARNING, f"the supervisor refused {fields['kind']}: {fields['why']}")
@@ -173,12 +183,13 @@ class Zygote:
         self._drain(deadline_s)
 
     def _take(self, message: Message) -> None:
-        wires = message.fields["sockets"]
-        if len(wires) != len(message.fds):  # a socket that nobody accepts on would be a black hole
-            self._fail(f"{len(message.fds)} descriptors came for {len(wires)} sockets")
+        try:
+            orders.check_sockets(message)
+        except FrameError as error:
+            self._fail(str(error))
             return
         fds, message.fds = message.fds, []
-        self._seats.take(wires, fds)
+        self._seats.take(message.fields["sockets"], fds)
 
     # --- forking ---
 
@@ -298,7 +309,10 @@ class Zygote:
     def _on_child_message(self, child: Child, message: Message) -> None:
         message.close_fds()
         if message.kind in ("MOVED", "STUCK"):
-            self._supervisor.post(message.kind, {**message.fields, "serial": child.serial})
+            try:
+                _pass_on(self._supervisor, message.kind, {**message.fields, "serial": child.serial})
+            except FrameError as error:
+                log(WARNING, f"a message of {child} was refused: {error}")
         elif message.kind in ("READY", "ACCEPTING") and child.leaving:
             pass  # there are fewer slots again
         elif message.kind == "READY":
@@ -441,3 +455,11 @@ class Zygote:
         if child.serial in self._seats.children:
             log(INFO, f"{child} is past its deadline: killed")
             child.kill()
+
+
+def _pass_on(outbox: Outbox, kind: str, fields: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
+    """What somebody else has said, fields that this code does not know included. Raises FrameError."""
+    try:
+        outbox.post(kind, fields, fds)
+    except ValueError as error:  # msgpack reads deeper than it writes
+        raise FrameError(f"it can't be passed on: {error}") from None

@@ -61,7 +61,7 @@ class Seats:
 
     def take(self, wires: Sequence[Any], fds: Sequence[int]) -> None:
         """Sockets of the supervisor; the descriptors are ours now."""
-        for (listener, index, slot, _, shared), fd in zip(wires, fds, strict=True):
+        for (listener, index, slot, _, shared, *_), fd in zip(wires, fds, strict=True):
             self.sockets.append(HeldSocket(listener, index, slot, shared, socket.socket(fileno=fd)))
 
     def waiting(self, role: str, slot: int) -> Seat | None:

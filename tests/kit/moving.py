@@ -122,7 +122,7 @@ class FakeArrivals:
         self.loaded: list[FakeLoaded] = []
 
     def load(self, kind: str, listener: str, state: dict[str, object], socks: list[socket.socket]) -> FakeLoaded:
-        if state.get("name") in self.refuse:
+        if "name" not in state or state["name"] in self.refuse:
             raise ValueError("another version")
         made = FakeLoaded(kind, listener, state, socks)
         self.loaded.append(made)
