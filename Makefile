@@ -43,10 +43,8 @@ format: .venv/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-soak: compiled  ## 200 restarts under load, 200,000 connections beside slow clients: nothing leaks
-	$(BIN)/python bench/soak.py
-	$(BIN)/python bench/moves.py
-	$(BIN)/python bench/soak_many.py
+soak: compiled  ## 300 restarts under load, kills, queues, stalls, memory, a crowd of slow clients: every bar, counted
+	$(BIN)/python -m bench.soak $(if $(QUICK),--quick)
 
 moves: compiled  ## how long 1,000 open connections stand still at a restart
 	$(BIN)/python bench/moves.py

@@ -4,8 +4,8 @@
 
 Start-up: from exec of `hotproxy run` until a request is answered. Restart: from SIGHUP until the supervisor says that
 the new generation serves. Re-fork: from `kill -9` of the only worker until a request is answered. Memory: PSS, and the
-growth of a worker's private memory per idle keep-alive connection. Beside each time stands the worst gap of a thread
-that does nothing but read the clock: what the machine itself took away.
+growth of a worker's private memory per idle keep-alive connection. Beside each time stands the machine's own worst gap
+(bench/spin.py).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.spin import SpinMonitor
 from tests.kit import clients, origin
 from tests.kit.instance import Instance, instance
 
@@ -38,31 +38,6 @@ workers: {workers}
 listeners: [{{name: web, address: "127.0.0.1:{port}", cluster: origin}}]
 clusters: [{{name: origin, endpoints: ["{address}"]}}]
 """
-
-
-class SpinMonitor:
-    """The longest time for which the machine did not run a thread that wanted to run, in ms."""
-
-    def __init__(self) -> None:
-        self.worst_ms = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def _watch(self) -> None:
-        last = time.perf_counter()
-        while not self._stop.is_set():
-            time.sleep(0.001)
-            now = time.perf_counter()
-            self.worst_ms = max(self.worst_ms, (now - last) * 1e3 - 1)
-            last = now
-
-    def __enter__(self) -> SpinMonitor:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 def free_port() -> int:

@@ -7,7 +7,9 @@ The errors name the value but do not show it: it may be a client's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 # Bytes and occurrences: half of what a cell of shared memory holds, so that sums of two do not wrap.
 MAX_COUNT: Final = (1 << 62) - 1
@@ -46,24 +48,19 @@ def saved_int(state: Mapping[str, object], name: str, highest: int) -> int:
 
 
 def saved_bool(state: Mapping[str, object], name: str) -> bool:
-    value = state.get(name)
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}: {_type(value)} is not a truth value")
-    return value
+    return _of_type(state, name, bool, "a truth value")
 
 
 def saved_bytes(state: Mapping[str, object], name: str) -> bytes:
-    value = state.get(name)
-    if not isinstance(value, bytes):
-        raise ValueError(f"{name}: {_type(value)} is not a byte string")
-    return value
+    return _of_type(state, name, bytes, "a byte string")
 
 
 def saved_text(state: Mapping[str, object], name: str) -> str:
-    value = state.get(name)
-    if not isinstance(value, str):
-        raise ValueError(f"{name}: {_type(value)} is not text")
-    return value
+    return _of_type(state, name, str, "text")
+
+
+def saved_list(state: Mapping[str, object], name: str) -> list[object]:
+    return _of_type(state, name, list, "a list")
 
 
 def saved_seconds(state: Mapping[str, object], name: str) -> float:
@@ -76,34 +73,27 @@ def saved_seconds(state: Mapping[str, object], name: str) -> float:
     return value
 
 
-def saved_map(state: Mapping[str, object], name: str) -> Mapping[str, object]:
-    value = state.get(name)
-    if not isinstance(value, dict):
-        raise ValueError(f"{name}: {_type(value)} is not a map")
-    return value
-
-
-def saved_list(state: Mapping[str, object], name: str) -> list[object]:
-    value = state.get(name)
-    if not isinstance(value, list):
-        raise ValueError(f"{name}: {_type(value)} is not a list")
-    return value
-
-
 def saved_texts(state: Mapping[str, object], name: str) -> list[str]:
-    values = saved_list(state, name)
-    texts = [value for value in values if isinstance(value, str)]
-    if len(texts) != len(values):
-        raise ValueError(f"{name}: not only text")
-    return texts
+    return _all_of_type(state, name, str, "text")
 
 
 def saved_byte_strings(state: Mapping[str, object], name: str) -> list[bytes]:
+    return _all_of_type(state, name, bytes, "byte strings")
+
+
+def _of_type(state: Mapping[str, object], name: str, kind: type[T], what: str) -> T:
+    value = state.get(name)
+    if not isinstance(value, kind):
+        raise ValueError(f"{name}: {_type(value)} is not {what}")
+    return value
+
+
+def _all_of_type(state: Mapping[str, object], name: str, kind: type[T], what: str) -> list[T]:
     values = saved_list(state, name)
-    pieces = [value for value in values if isinstance(value, bytes)]
-    if len(pieces) != len(values):
-        raise ValueError(f"{name}: not only byte strings")
-    return pieces
+    found = [value for value in values if isinstance(value, kind)]
+    if len(found) != len(values):
+        raise ValueError(f"{name}: not only {what}")
+    return found
 
 
 def _type(value: object) -> str:

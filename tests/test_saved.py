@@ -14,7 +14,6 @@ from hotproxy.saved import (
     saved_bytes,
     saved_int,
     saved_list,
-    saved_map,
     saved_part,
     saved_record,
     saved_seconds,
@@ -26,13 +25,12 @@ State = dict[str, object]
 
 
 def test_what_is_there_is_read() -> None:
-    state: State = {"kind": "x", "version": 1, "n": 5, "b": True, "raw": b"r", "map": {"a": 1}, "s": 1.5, "t": "text"}
+    state: State = {"kind": "x", "version": 1, "n": 5, "b": True, "raw": b"r", "s": 1.5, "t": "text"}
     assert saved_record(state, "x", 1, frozenset(state)) == state
     assert saved_part(state, "x", frozenset(state)) == state
     assert saved_int(state, "n", 5) == 5
     assert saved_bool(state, "b") is True
     assert saved_bytes(state, "raw") == b"r"
-    assert saved_map(state, "map") == {"a": 1}
     assert saved_seconds(state, "s") == 1.5
     assert saved_text(state, "t") == "text"
     lists: State = {"any": [1, "a"], "texts": ["a", "b"], "bytes": [b"a"], "none": []}
@@ -55,7 +53,7 @@ def test_times_are_of_this_world(value: object) -> None:
         saved_seconds({"deadline_s": value}, "deadline_s")
 
 
-READERS = [saved_bool, saved_bytes, saved_map, saved_text, saved_list, saved_texts, saved_byte_strings, saved_seconds]
+READERS = [saved_bool, saved_bytes, saved_text, saved_list, saved_texts, saved_byte_strings, saved_seconds]
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -88,7 +86,7 @@ def test_a_record_of_another_kind_version_or_shape_is_refused(state: object) -> 
 def test_an_error_shows_no_value() -> None:
     """It goes to the log, and may be a client's password."""
     secret: State = {"x": b"secret", "y": "secret"}
-    for read in (saved_bool, saved_map, saved_seconds, saved_list):
+    for read in (saved_bool, saved_seconds, saved_list):
         for name in secret:
             with pytest.raises(ValueError) as refused:
                 read(secret, name)

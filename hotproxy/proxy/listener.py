@@ -184,13 +184,19 @@ class Listener:
         """A socket to accept on, at once if this listener accepts already; the descriptor is ours from now on.
 
         Once more the same one, from a supervisor that took over from a zygote and does not know who has what: nothing.
+        Raises OSError when it can't listen; then it is closed, and the others are as they were.
         """
         if self._of(address_index, slot):
             sock.close()
             return
-        self._acceptors.append(Acceptor(self, sock, address_index, slot, listening, shared))
+        acceptor = Acceptor(self, sock, address_index, slot, listening, shared)
+        self._acceptors.append(acceptor)
         if self.accepting:
-            self.start_accepting()
+            try:
+                self.start_accepting()
+            except OSError:
+                self._drop(acceptor)
+                raise
 
     def start_accepting(self) -> None:
         """Accept on every socket. Raises OSError when one cannot listen (somebody else took the address).

@@ -150,7 +150,8 @@ class Router:
         info = self._stream.info
         info.attempts += 1
         info.upstream_remote = endpoint.name
-        upstream = self._pools.take(cluster, endpoint, self)
+        # What has closed one idle connection has most likely closed the others too.
+        upstream = self._pools.take(cluster, endpoint, self) if not self._retried else None
         if upstream is not None:
             self._attach(upstream)
         else:
@@ -282,7 +283,6 @@ class Router:
             self._leave_upstream()
             self._retried = True
             cluster.stats.upstream_rq_retry.inc()
-            # On a new connection: what has closed one idle connection has most likely closed the others too.
             self._endpoint = endpoint
             endpoint.active += 1
             self._stream.info.attempts += 1

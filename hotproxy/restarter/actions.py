@@ -10,8 +10,8 @@ from hotproxy.restarter.frames import MAX_FDS
 from hotproxy.restarter.generation import Action, Event, State
 from hotproxy.restarter.hello import NO_LIMIT_S
 from hotproxy.restarter.live import LiveGeneration, Member
-from hotproxy.restarter.log import WARNING, log
-from hotproxy.restarter.moves import Move, Slot, may_move
+from hotproxy.restarter.log import NOTICE, WARNING, log
+from hotproxy.restarter.moves import Move, Slot, may_move, what_moved
 from hotproxy.restarter.sockets import OwnedSocket
 from hotproxy.shm.layout import ShmError
 
@@ -59,14 +59,17 @@ class Actions:
             new = self._sockets.grow(live.lease, live.hello, slots)
             live.lease.created.clear()
             self._send_sockets(live, new)
+        live.added = {slot for slot in live.added | set(range(live.slots, slots)) if slot < slots}
         live.slots = slots
         live.tell("SLOTS", {"slots": slots})
         self._ledger.serving(live.epoch, slots, live.hello.version)
 
     def empty_slot(self, live: LiveGeneration, member: Member) -> None:
         """One that leaves its generation gives its connections to those that stay: to its successor, if it has one."""
-        stay = [(live, other) for other in live.slot_members if other.state == "accepting"]
-        same = [(live, other) for live, other in stay if other.slot == member.slot]
+
+        def takers() -> list[Slot]:
+            stay = _accepting(live)
+            return [slot for slot in stay if slot[1].slot == member.slot] or stay
 
         def dismiss(move: Move) -> None:
             drain_s = live.hello.deadlines.drain_s if live.hello is not None else 0.0
@@ -79,7 +82,19 @@ class Actions:
             self._supervisor.recycling.emptied(member, move)
 
         givers = [(live, member)] if may_move(live, live) else []
-        self._supervisor.moves.begin(givers, same or stay, self._until_s(live), dismiss)
+        self._supervisor.moves.begin(givers, takers, self._until_s(live), dismiss)
+
+    def fill_slot(self, live: LiveGeneration, member: Member) -> None:
+        """One that was added serves: its share of the connections that the others have."""
+        live.added.discard(member.slot)
+        others = [slot for slot in _accepting(live) if slot[1] is not member]
+
+        def done(move: Move) -> None:
+            what = what_moved(move.moved, 0, move.ms)
+            log(NOTICE, f"worker {live.epoch}/{member.slot} serves{what}")
+
+        if may_move(live, live):
+            self._supervisor.moves.share(others, (live, member), self._until_s(live), done)
 
     def say_soft_drain(self, live: LiveGeneration) -> None:
         """`hotproxy drain` and its undoing: no deadline, nobody leaves."""
@@ -170,16 +185,14 @@ class Actions:
         """Its connections to its successor; without one (the supervisor stops) they drain where they are."""
         heir = self._supervisor.predecessor(live)
         givers: list[Slot] = []
-        takers: list[Slot] = []
         if heir is not None and not self._supervisor.stopping and may_move(live, heir):
             givers = [(live, member) for member in live.serving_slots]
-            takers = [(heir, member) for member in heir.slot_members if member.state == "accepting"]
 
         def done(move: Move) -> None:
             live.move = move
             self._supervisor.handle(live, Event.MOVED)
 
-        live.move = self._supervisor.moves.begin(givers, takers, self._until_s(live), done)
+        live.move = self._supervisor.moves.begin(givers, lambda: _accepting(heir), self._until_s(live), done)
 
     def _until_s(self, live: LiveGeneration) -> float:
         return self._loop.now_s() + (live.hello.deadlines.move_s if live.hello is not None else 0.0)
@@ -203,3 +216,7 @@ class Actions:
 
     def _complain(self, live: LiveGeneration, event: Event) -> None:
         log(WARNING, f"generation {live.epoch} said {event.value} while {live.state.value}: ignored")
+
+
+def _accepting(live: LiveGeneration | None) -> list[Slot]:
+    return [(live, each) for each in live.slot_members if each.state == "accepting"] if live is not None else []

@@ -134,6 +134,8 @@ class Conversation:
         before, member.state = member.state, state
         if state == "leaving" != before:
             self._supervisor.actions.empty_slot(live, member)
+        elif state == "accepting" and live.state is State.ACTIVE and member.slot in live.added:
+            self._supervisor.actions.fill_slot(live, member)
 
     def _on_move(self, message: Message) -> None:
         fields = message.fields

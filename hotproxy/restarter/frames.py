@@ -16,6 +16,7 @@ from __future__ import annotations
 import array
 import errno
 import os
+import select
 import socket
 import struct
 from collections.abc import Mapping, Sequence
@@ -96,9 +97,11 @@ KINDS: Final[dict[str, dict[str, type]]] = {
     },
     "INTRODUCED": {},  # Z -> S
     "ATTACHED": {"ok": bool, "why": str},  # S -> Z: all is as before; or why it can't be
-    # the move of connections: from a slot that leaves to one that stays, through socketpairs of the supervisor
+    # the move of connections: from a slot that leaves to one that stays, or from those that stay to one that is new,
+    # through socketpairs of the supervisor
     # S -> Z -> W, fds: a channel for each of [pair, share of your connections]; give them away there, `step_s` for each
-    # answer, no wave begun after `until_s` (CLOCK_MONOTONIC)
+    # answer, no wave begun after `until_s` (CLOCK_MONOTONIC). The last one gets the rest too, unless it says
+    # `stays` = True: then who gives goes on with that.
     "GIVE": {"serial": int, "pairs": list, "step_s": float, "until_s": float},
     "TAKE": {"serial": int, "pair": int, "step_s": float, "until_s": float},  # S -> Z -> W, fd: take what comes there
     # W -> Z -> S, of who gives: this pair is over; `refused`: still here, and drains
@@ -119,6 +122,7 @@ KINDS: Final[dict[str, dict[str, type]]] = {
     "RECYCLE": {"slot": int},  # S -> Z: a new process for this slot; the one that is there leaves when it accepts
     "DISMISS": {"serial": int},  # S -> Z: this slot, which leaves, has given away what it could: it drains
     "REOPEN_LOGS": {},  # S -> Z -> W, C
+    "PING": {},  # S -> Z: nothing; who does not read it hangs
     # `supervisor.sock`
     "COMMAND": {"verb": str, "arguments": dict},  # U -> S
     "RESULT": {"ok": bool, "reason": str, "data": dict},  # S -> U
@@ -129,6 +133,20 @@ KINDS: Final[dict[str, dict[str, type]]] = {
 
 class FrameError(Exception):
     """A frame that breaks the rules; says which one. The channel stays usable."""
+
+
+class DescriptorsLost(FrameError):
+    """MSG_CTRUNC: the message came without all of its descriptors, and those that did come are closed.
+
+    `fields` is empty where they were in one of them.
+    """
+
+    def __init__(self, kind: str, fields: dict[str, Any]) -> None:
+        super().__init__(
+            f"descriptors of {kind} were lost on the way (MSG_CTRUNC: too many at once, or no free number)"
+        )
+        self.kind = kind
+        self.fields = fields
 
 
 class ChannelClosed(Exception):
@@ -166,7 +184,7 @@ def encode(kind: str, fields: Mapping[str, Any]) -> bytes:
 def decode(packet: bytes) -> Message:
     """A packet as a message without its descriptors. Raises FrameError."""
     if len(packet) < _LENGTH.size:
-        raise FrameError(f"{len(packet)} bytes are no frame")
+        raise FrameError(f"{len(packet)} bytes are no frame" if packet else "an empty packet")
     (length,) = _LENGTH.unpack_from(packet)
     if length != len(packet) - _LENGTH.size:
         raise FrameError(f"the frame says {length} bytes and has {len(packet) - _LENGTH.size}")
@@ -235,13 +253,9 @@ class Channel:
         if len(packet) <= MAX_FRAME_BYTES:
             self._send(packet, fds)
             return
+        body = msgpack.packb(dict(fields))
+        memfd = _memfd(f"hotproxy-{kind.lower()}", body)
         try:
-            memfd = os.memfd_create(f"hotproxy-{kind.lower()}", os.MFD_CLOEXEC)
-        except OSError as error:
-            raise ChannelStarved from error
-        try:
-            body = msgpack.packb(dict(fields))
-            _write_all(memfd, body)
             small = msgpack.packb({"k": kind, "v": PROTOCOL_VERSION, "memfd": len(body)})
             self._send(_LENGTH.pack(len(small)) + small, [*fds, memfd])
         finally:
@@ -282,14 +296,14 @@ class Channel:
         except ConnectionError:
             raise ChannelClosed from None
         fds = _descriptors(ancillary)
-        if not packet and not fds:
+        if not packet and not fds and self._ended():
             raise ChannelClosed
         try:
             if flags & socket.MSG_TRUNC:
                 raise FrameError(f"the packet is longer than {MAX_FRAME_BYTES} bytes")
-            if flags & socket.MSG_CTRUNC:
-                raise FrameError("descriptors were lost on the way (MSG_CTRUNC: too many at once, or no free number)")
             message = decode(packet)
+            if flags & socket.MSG_CTRUNC:
+                raise DescriptorsLost(message.kind, {} if "memfd" in message.fields else message.fields)
             if "memfd" in message.fields:
                 message.fields = _read_memfd(message.kind, message.fields["memfd"], fds)
         except FrameError:
@@ -300,6 +314,12 @@ class Channel:
         if FAULTS_HERE.armed is not None:
             FAULTS_HERE.strike("receive", message.kind, self.sock)
         return message
+
+    def _ended(self) -> bool:
+        """Nothing was received: an end, and no empty packet, which looks the same."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
 
 _Received = tuple[bytes, list[tuple[int, int, bytes]], int, object]
@@ -331,7 +351,17 @@ def _read_memfd(kind: str, size: object, fds: list[int]) -> dict[str, Any]:
     return fields
 
 
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+def _memfd(name: str, data: bytes) -> int:
+    """Raises ChannelStarved: no descriptor, no memory."""
+    try:
+        memfd = os.memfd_create(name, os.MFD_CLOEXEC)
+    except OSError as error:
+        raise ChannelStarved from error
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(memfd, view) :]
+    except OSError as error:
+        os.close(memfd)
+        raise ChannelStarved from error
+    return memfd

@@ -99,6 +99,7 @@ class LiveGeneration:
     hello: Hello | None = None
     lease: Lease = field(default_factory=Lease)
     slots: int = 0
+    added: set[int] = field(default_factory=set)  # slots of TTIN that have not got their share of connections yet
     members: dict[int, Member] = field(default_factory=dict)
     promised: set[int] = field(default_factory=set)  # serials of slabs for processes that are not forked yet
     drains_since_s: float = 0.0
@@ -209,6 +210,11 @@ class LiveGeneration:
             self.holders[id(owned)] = member.slot
             if member.outbox is not None:
                 member.outbox.post("ADOPT", {"sockets": [self.lease.wire(owned)]}, [owned.sock.fileno()])
+
+    def ping(self) -> None:
+        """Something that a zygote which hangs does not read, though it had read all that it was told: see `is_deaf`."""
+        if self.zygote_alive and not self.outbox.unread:
+            self.outbox.post("PING")
 
     def is_deaf(self, ticks: int = DEAF_TICKS) -> bool:
         """Called once a tick: True when the zygote has not read or noticed something for so many of them."""

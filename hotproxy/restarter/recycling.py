@@ -64,16 +64,22 @@ class Recycling:
         live.outbox.post("RECYCLE", {"slot": slot})
 
     def emptied(self, member: Member, move: Move) -> None:
-        """It has given away what it could, and drains."""
-        asked = self._asked.pop(member.serial, None)
+        """It has given away what it could, and drains; or it died in the middle of that."""
+        asked = self._asked.get(member.serial)
         if asked is None:
             return
-        asked.alarm.cancel()
         new = next((each.pid for each in asked.live.serving_slots if each.slot == member.slot), 0)
+        what = what_moved(move.moved, move.refused, move.ms)
+        if member.serial not in asked.live.members:
+            self._fail(member, f"pid {member.pid} died while its connections moved{what}")
+            return
+        if not new:
+            self._fail(member, f"there are fewer workers now; pid {member.pid} leaves{what}")
+            return
+        del self._asked[member.serial]
+        asked.alarm.cancel()
         ms = round((self._supervisor.loop.now_s() - asked.began_s) * 1000)
-        text = (
-            f"worker {member.slot}: pid {member.pid} -> {new} in {ms} ms{what_moved(move.moved, move.refused, move.ms)}"
-        )
+        text = f"worker {member.slot}: pid {member.pid} -> {new} in {ms} ms{what}"
         log(NOTICE, f"recycled {text}")
         asked.caller.answer(True, text, {"moved": move.moved, "refused": move.refused, "ms": ms})
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from hotproxy.restarter.digest import SHOWN, supervisor_code
 from hotproxy.restarter.generation import State
+from hotproxy.restarter.live import LEAVING
 from hotproxy.restarter.log import ERROR, NOTICE, log
 from hotproxy.restarter.loop import Alarm, Loop
 from hotproxy.restarter.requests import SIGNALS
@@ -190,7 +191,8 @@ class Renewal:
             or supervisor.recycling.busy or supervisor.commands.busy
         ) and all(
             live.zygote_alive and live.state in (State.ACTIVE, State.DRAINING) and live.stderr < 0
-            and not live.promised and not live.outbox.unread
+            and not live.promised and not live.added and not live.outbox.unread
+            and not any(member.state == LEAVING[0] for member in live.slot_members)
             for live in supervisor.live_generations()
         )  # fmt: skip
 

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hotproxy.restarter.frames import PROTOCOL_VERSION, Channel, FrameError, Message, check
 from hotproxy.restarter.generation import Event, State
-from hotproxy.restarter.hello import MAX_SLOTS, HelloError, parse
+from hotproxy.restarter.hello import MAX_SLOTS, NO_LIMIT_S, HelloError, parse
 from hotproxy.restarter.live import LEAVING, LiveGeneration
 from hotproxy.restarter.log import NOTICE, WARNING, log
+from hotproxy.restarter.moves import MAX_COUNT
 from hotproxy.restarter.outbox import Outbox
 from hotproxy.restarter.spawn import exit_status
 from hotproxy.shm.layout import LAYOUT_VERSION
@@ -158,8 +159,10 @@ class Survivors:
             raise HelloError(f"it speaks protocol {hello.protocol}, and its shared-memory layout is {hello.layout}")
         if hello.epoch != self._epochs[pid] or not 0 < fields["slots"] <= MAX_SLOTS:
             raise HelloError(f"it says it is generation {hello.epoch} with {fields['slots']} slots")
-        if min(fields["moved"], fields["refused"]) < 0:
-            raise HelloError("it has moved less than nothing")
+        if not (0 <= fields["moved"] <= MAX_COUNT and 0 <= fields["refused"] <= MAX_COUNT):
+            raise HelloError("what it has moved is no number of connections")
+        if not 0.0 <= fields["deadline_s"] <= 10 * NO_LIMIT_S:
+            raise HelloError(f"{fields['deadline_s']} is no deadline")
         return hello
 
     def _on_message(self, arrival: _Arrival, message: Message) -> None:

@@ -47,11 +47,12 @@ class HoldsIdle(Protocol):
 class Departure:
     """One frozen connection and the listener that it came in by; "" for an idle upstream one."""
 
-    __slots__ = ("listener", "movable")
+    __slots__ = ("connection", "listener", "movable")
 
-    def __init__(self, listener: str, movable: Movable) -> None:
+    def __init__(self, listener: str, movable: Movable, connection: DownstreamConnection | None = None) -> None:
         self.listener = listener
         self.movable = movable
+        self.connection = connection  # the same, if it is a client's
 
 
 class Departures:
@@ -60,15 +61,22 @@ class Departures:
     `left` is how many clients' connections are still here, frozen ones included: who gives looks at it at the end.
     """
 
-    __slots__ = ("_listeners", "_pinned", "_pools", "_second_look", "_seen", "_waiting")
+    __slots__ = ("_idle_offers", "_listeners", "_pinned", "_pools", "_returned", "_second_look", "_seen", "_waiting")
 
-    def __init__(self, listeners: Mapping[str, HoldsConnections], pools: HoldsIdle) -> None:
+    def __init__(
+        self, listeners: Mapping[str, HoldsConnections], pools: HoldsIdle, returned: set[DownstreamConnection]
+    ) -> None:
+        """`returned`: who came back before. They stay; whoever comes back this time is added."""
         self._listeners = listeners
         self._pools = pools
         self._waiting: Iterator[tuple[str, DownstreamConnection]] | None = None
         self._pinned: set[DownstreamConnection] = set()
-        self._seen: set[DownstreamConnection] = set()
+        self._returned = returned
+        self._seen = set(returned)
         self._second_look = False
+        # Those that are refused are idle again, and would be offered again: so each that there is counts once, and one
+        # for each client, whose request may end meanwhile.
+        self._idle_offers = self.idle + self.left
 
     @property
     def left(self) -> int:
@@ -87,14 +95,21 @@ class Departures:
             if connection not in self._listeners[name].connections:
                 continue  # it has ended meanwhile
             if connection.freeze():
-                frozen.append(Departure(name, connection))
+                frozen.append(Departure(name, connection, connection))
             elif not self._second_look:
                 self._pinned.add(connection)
         return frozen
 
+    def take_back(self, departure: Departure) -> None:
+        """Its wave has failed, perhaps because of it: nobody else shall die of the same."""
+        if departure.connection is not None:
+            self._returned.add(departure.connection)
+
     def freeze_idle(self, limit: int) -> list[Departure]:
         """Up to `limit` idle connections to endpoints."""
-        return [Departure("", movable) for movable in self._pools.freeze_idle(limit)]
+        frozen = [Departure("", movable) for movable in self._pools.freeze_idle(min(limit, self._idle_offers))]
+        self._idle_offers -= len(frozen)
+        return frozen
 
     @property
     def idle(self) -> int:

@@ -11,8 +11,9 @@ from typing import Any, Final, Protocol
 
 from hotproxy.clock import Timer, TimerWheel
 from hotproxy.net.connection import Loop
-from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull, FrameError, Message
+from hotproxy.restarter.frames import Channel, ChannelFull, Message
 from hotproxy.worker import records
+from hotproxy.worker.channel_end import ChannelEnd
 from hotproxy.worker.departures import Departure, Departures
 from hotproxy.worker.handoff_states import GIVING, Do, Giving, Heard
 from hotproxy.worker.records import Record
@@ -51,9 +52,8 @@ class Giver:
     """One channel to one taker, which gets up to `share` of the clients' connections."""
 
     __slots__ = (
-        "_batches", "_channel", "_departures", "_idle", "_loop", "_number", "_owner", "_refused", "_retry", "_share",
-        "_state", "_step", "_step_s", "_unsent", "_until_s", "_wave", "_wheel", "begun", "moved", "pair", "stuck",
-        "why",
+        "_batches", "_departures", "_end", "_idle", "_number", "_owner", "_refused", "_retry", "_share", "_state",
+        "_step_s", "_unsent", "_until_s", "_wave", "_wheel", "begun", "moved", "pair", "stays", "stuck", "why",
     )  # fmt: skip
 
     def __init__(
@@ -63,24 +63,26 @@ class Giver:
         departures: Departures,
         share: int,
         idle: int,
+        stays: bool,
         owner: GiverOwner,
         loop: Loop,
         wheel: TimerWheel,
         step_s: float,
         until_s: float,
     ) -> None:
-        """`idle`: how many idle connections to endpoints go along. `until_s`: no wave is begun after it."""
+        """`idle`: how many idle connections to endpoints go along. `stays`: this worker goes on with what it does not
+        give away. `until_s`: no wave is begun after it."""
         self.pair = pair
+        self.stays = stays
         self.moved = 0  # clients' connections
         self.why = ""  # it ended before its time
         self.begun = False
         self.stuck = False  # the taker does not answer COMMIT
-        self._channel = channel
+        self._end = ChannelEnd(channel, self, loop, wheel)
         self._departures = departures
         self._share = share
         self._idle = idle
         self._owner = owner
-        self._loop = loop
         self._wheel = wheel
         self._step_s = step_s
         self._until_s = until_s
@@ -90,7 +92,6 @@ class Giver:
         self._batches: list[tuple[list[list[Any]], list[int]]] = []  # of the wave, not offered yet
         self._refused: set[int] = set()  # places in the wave
         self._unsent: tuple[str, dict[str, Any], list[int]] | None = None
-        self._step = Timer(self, "step")
         self._retry = Timer(self, "retry")
 
     def gets_the_rest(self) -> None:
@@ -100,7 +101,7 @@ class Giver:
     def begin(self) -> None:
         """Offer the first wave. The owner may hear of the end from inside."""
         self.begun = True
-        self._loop.add_reader(self._channel.fileno(), self.on_readable)
+        self._end.begin()
         self._look()
 
     def stop(self) -> None:
@@ -110,38 +111,21 @@ class Giver:
 
     # -- events
 
-    def on_readable(self) -> None:
-        """Everything that has come."""
-        while self._state is not Giving.DONE:
-            try:
-                message = self._channel.receive()
-            except ChannelClosed:
-                self.why = self.why or "the other worker is gone"
-                self._hear(Heard.GONE)
-                return
-            except FrameError as error:
-                self._nonsense(str(error))
-                continue
-            if message is None:
-                return
-            self._on_message(message)
-
-    def _on_message(self, message: Message) -> None:
+    def on_message(self, message: Message) -> None:
         if message.fds:
-            message.close_fds()
-            self._nonsense(f"{message.kind} came with descriptors")
+            self.on_nonsense(f"{message.kind} came with descriptors")
             return
         heard = _ANSWERS.get(message.kind)
         if heard is None:
-            self._nonsense(f"{message.kind} is not for who gives")
+            self.on_nonsense(f"{message.kind} is not for who gives")
         elif message.fields["wave"] != self._number:
-            self._nonsense(f"{message.kind} is about wave {message.fields['wave']}, this is {self._number}")
+            self.on_nonsense(f"{message.kind} is about wave {message.fields['wave']}, this is {self._number}")
         elif self._unsent is not None:
-            self._nonsense(f"{message.kind} before it was asked")
+            self.on_nonsense(f"{message.kind} before it was asked")
         elif heard is Heard.TAKEN and not self._batches:
-            self._nonsense("TAKEN, and nothing is left to offer")
+            self.on_nonsense("TAKEN, and nothing is left to offer")
         elif heard is Heard.PREPARED and not self._note_refused(message.fields["refused"]):
-            self._nonsense("PREPARED refuses what was not offered")
+            self.on_nonsense("PREPARED refuses what was not offered")
         else:
             self._hear(heard)
 
@@ -154,16 +138,21 @@ class Giver:
             self._refused = set(numbers)
         return True
 
-    def _nonsense(self, why: str) -> None:
+    def on_nonsense(self, why: str) -> None:
         self.why = self.why or f"it breaks the protocol: {why}"
         self._hear(Heard.NONSENSE)
 
+    def on_gone(self) -> None:
+        self.why = self.why or "the other worker is gone"
+        self._hear(Heard.GONE)
+
+    def on_silence(self) -> None:
+        self.why = self.why or f"no answer in {self._step_s:g} s"
+        self._hear(Heard.TIMEOUT)
+
     def on_timeout(self, timer: Timer) -> None:
-        if timer is self._retry:
-            self._flush()
-        else:
-            self.why = self.why or f"no answer in {self._step_s:g} s"
-            self._hear(Heard.TIMEOUT)
+        """What could not be sent, once more."""
+        self._flush()
 
     # -- steps
 
@@ -189,7 +178,7 @@ class Giver:
             self._thaw()
         elif action is Do.STUCK:
             self.stuck = True
-            self._wheel.arm(self._step, self._step_s)
+            self._end.wait(self._step_s)
             self._owner.on_stuck(self, True)
         elif action is Do.SUSPECT:
             self._owner.on_stuck(self, False)
@@ -259,6 +248,8 @@ class Giver:
         wave, self._wave = self._wave, []
         for departure in wave:
             self._guarded(departure.movable.thaw)
+            if not self.stays:
+                self._departures.take_back(departure)
 
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
@@ -268,25 +259,21 @@ class Giver:
 
     def _send(self, kind: str, fields: dict[str, Any], fds: list[int], patience_s: float) -> None:
         self._unsent = (kind, fields, fds)
-        self._wheel.arm(self._step, patience_s)
+        self._end.wait(patience_s)
         self._flush()
 
     def _flush(self) -> None:
         if self._unsent is None:
             return
         try:
-            self._channel.send(*self._unsent)
+            self._end.send(*self._unsent)
         except ChannelFull:
             self._wheel.arm(self._retry, RETRY_S)
             return
-        except ChannelClosed:
-            pass  # the end is read in a moment, behind what the other one had said
         self._unsent = None
 
     def _close(self) -> None:
         self._unsent = None
-        self._step.drop()
         self._retry.drop()
-        self._loop.remove_reader(self._channel.fileno())
-        self._channel.close()
+        self._end.close()
         self._owner.on_given(self)

@@ -1,5 +1,6 @@
 """A worker's part in the moves that the supervisor orders: GIVE this many to that channel, TAKE what comes on this one.
 
+GIVE is for all that there is, or for a share that a worker gives to a new one and goes on itself (`stays`).
 It gives to one taker after the other, so that never more than a wave stands still; a giver that waits for the end of a
 taker that hangs does not hold up the next one. It may take from several at once. The words are in `handoff_states`.
 """
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 from hotproxy.clock import TimerWheel
 from hotproxy.net.connection import Loop
+from hotproxy.proxy.filter_chain import DownstreamConnection
 from hotproxy.proxy.listener import Listener
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.restarter.frames import Channel, FrameError, Message
@@ -52,8 +54,8 @@ class Handoff:
     """All moves of one worker. `say(kind, fields)` goes to the supervisor."""
 
     __slots__ = (
-        "_arrivals", "_count_bug", "_departures", "_givers", "_listeners", "_loop", "_runtime", "_say", "_serial",
-        "_takers", "_wheel",
+        "_arrivals", "_count_bug", "_departures", "_givers", "_listeners", "_loop", "_returned", "_runtime", "_say",
+        "_serial", "_takers", "_wheel",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +77,7 @@ class Handoff:
         self._count_bug = count_bug
         self._arrivals = Arrivals(listeners, runtime)
         self._departures: Departures | None = None
+        self._returned: set[DownstreamConnection] = set()  # they stay for good
         self._givers: list[Giver] = []  # the first is at work, and those before it that are stuck
         self._takers: list[Taker] = []
 
@@ -88,20 +91,38 @@ class Handoff:
             raise FrameError(f"{len(pairs)} channels are named, and {len(message.fds)} descriptors came")
         if not all(isinstance(each, list) and [type(part) for part in each[:2]] == [int, int] for each in pairs):
             raise FrameError("a pair is a number and a share")
+        stays = fields.get("stays", False)
+        if not isinstance(stays, bool):
+            raise FrameError("stays is true or false")
         channels = _channels(message)
         if self._departures is None:
-            self._departures = Departures(self._listeners, self._runtime.snapshot.pools)
-        idle = self._departures.idle // len(pairs)
-        givers = [
-            Giver(channel, number, self._departures, share, idle, self, self._loop, self._wheel, step_s, until_s)
-            for (number, share, *_), channel in zip(pairs, channels, strict=True)
-        ]
-        givers[-1].gets_the_rest()
+            self._departures = Departures(self._listeners, self._runtime.snapshot.pools, self._returned)
+        idle, clients = self._departures.idle, max(self._departures.left, 1)
+        givers = []
+        for (number, share, *_), channel in zip(pairs, channels, strict=True):
+            along = idle * share // clients if stays else idle // len(pairs)
+            giver = Giver(
+                channel, number, self._departures, share, along, stays, self, self._loop, self._wheel, step_s, until_s
+            )
+            givers.append(giver)
+        if not stays:
+            givers[-1].gets_the_rest()
         self._givers += givers
         if leaving:
             self._stop(givers)
         else:
             self._begin_next()
+
+    def decline(self, fields: Mapping[str, Any]) -> None:
+        """GIVE whose channels were lost on the way, for want of descriptors: who ordered it must not wait for them."""
+        pairs = [
+            each[0] for each in fields.get("pairs", ()) if isinstance(each, list) and each and type(each[0]) is int
+        ]
+        left = 0 if fields.get("stays") else sum(len(listener.connections) for listener in self._listeners.values())
+        for number in pairs:
+            refused = left if number == pairs[-1] else 0
+            why = "no descriptors for its channels"
+            self._say("MOVED", {"serial": self._serial, "pair": number, "moved": 0, "refused": refused, "why": why})
 
     def take(self, message: Message, leaving: bool) -> None:
         """TAKE; owns its descriptors. Raises FrameError."""
@@ -136,8 +157,9 @@ class Handoff:
 
     def on_given(self, giver: Giver) -> None:
         self._givers.remove(giver)
-        # Only the last one knows what remains.
-        left = self._departures.left if self._departures is not None and not self._givers else 0
+        # What remains is known to the last of those by whom all was to go.
+        leaves = not giver.stays and all(each.stays for each in self._givers)
+        left = self._departures.left if leaves and self._departures is not None else 0
         fields = {"pair": giver.pair, "moved": giver.moved, "refused": left, "why": giver.why}
         self._say("MOVED", {"serial": self._serial, **fields})
         if not self._givers:

@@ -25,7 +25,7 @@ from hotproxy.clock import TICK_S, SystemClock, TimerWheel
 from hotproxy.config.model import Config
 from hotproxy.net.connection import Connection
 from hotproxy.net.poller import Poller
-from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull, FrameError, Message
+from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull, DescriptorsLost, FrameError, Message
 from hotproxy.restarter.log import ERROR, INFO, WARNING, log, name_process
 from hotproxy.shm.cells import Slab
 from hotproxy.worker.build import INTERNAL_ERRORS, Parts, build
@@ -180,7 +180,10 @@ class Worker:
                 message = self._channel.receive()
             except FrameError as error:
                 log(WARNING, f"refused a message: {error}")
-                self._send("UNKNOWN", {"kind": "", "why": str(error)})
+                if isinstance(error, DescriptorsLost) and error.kind == "GIVE":
+                    self._handoff.decline(error.fields)
+                else:
+                    self._send("UNKNOWN", {"kind": "", "why": str(error)})
                 continue
             except ChannelClosed:
                 self._orphaned = True
@@ -254,9 +257,12 @@ class Worker:
         sockets = _sockets(message.fields["sockets"], (str, int, int, bool, bool))
         if len(sockets) != len(message.fds):
             raise FrameError(f"{len(sockets)} sockets are named, and {len(message.fds)} descriptors came")
-        fds, message.fds = message.fds, []
-        for (name, address_index, slot, listening, shared), fd in zip(sockets, fds, strict=True):
-            self._add_socket(name, address_index, slot, listening, shared, socket.socket(fileno=fd))
+        opened = _stream_sockets(message.fds)
+        for (name, address_index, slot, listening, shared), sock in zip(sockets, opened, strict=True):
+            try:
+                self._add_socket(name, address_index, slot, listening, shared, sock)
+            except OSError as error:
+                log(ERROR, f"listener '{name}' cannot accept on a socket: {error.strerror}")
 
     def _add_socket(
         self, name: str, address_index: int, slot: int, listening: bool, shared: bool, sock: socket.socket
@@ -294,6 +300,22 @@ def _sockets(entries: list[Any], shape: tuple[type, ...]) -> list[list[Any]]:
         if not isinstance(entry, list) or [type(value) for value in entry[: len(shape)]] != list(shape):
             raise FrameError(f"{entry!r:.80} does not name a socket")
     return [entry[: len(shape)] for entry in entries]
+
+
+def _stream_sockets(fds: list[int]) -> list[socket.socket]:
+    """Empties `fds`. Raises FrameError when one is anything that nobody can accept on; all are closed then."""
+    opened: list[socket.socket] = []
+    try:
+        while fds:
+            opened.append(socket.socket(fileno=fds[0]))
+            del fds[0]
+            if opened[-1].type != socket.SOCK_STREAM:
+                raise FrameError("a descriptor is no stream socket")
+    except (OSError, FrameError) as error:
+        for sock in opened:
+            sock.close()
+        raise FrameError(f"a socket can't be used: {error}") from None
+    return opened
 
 
 def _report(text: str) -> None:

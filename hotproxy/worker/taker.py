@@ -1,7 +1,6 @@
 """The side of a handoff that takes: loads what is offered, and begins to serve it once it has said COMMITTED.
 
-Which step follows which is in `handoff_states`; here is what each of them means. The channel is read until it is empty:
-a connection that is started before that keeps the loop busy, and who gives waits (19.6 s instead of 0.1 were seen).
+Which step follows which is in `handoff_states`; here is what each of them means.
 """
 
 from __future__ import annotations
@@ -10,10 +9,11 @@ import os
 import socket
 from typing import Any, Final, Protocol
 
-from hotproxy.clock import Timer, TimerWheel
+from hotproxy.clock import TimerWheel
 from hotproxy.net.connection import Loop
-from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull, FrameError, Message
+from hotproxy.restarter.frames import Channel, ChannelFull, FrameError, Message
 from hotproxy.worker import records
+from hotproxy.worker.channel_end import ChannelEnd
 from hotproxy.worker.handoff_states import TAKING, Do, Heard, Taking
 from hotproxy.worker.records import Record
 
@@ -51,8 +51,8 @@ class Taker:
     """One channel from one giver."""
 
     __slots__ = (
-        "_arrivals", "_channel", "_count", "_idle", "_loaded", "_loop", "_number", "_owner", "_refused", "_state",
-        "_step", "_step_s", "_until_s", "_wheel", "idle", "moved", "pair", "reasons", "refused", "why",
+        "_arrivals", "_count", "_end", "_idle", "_loaded", "_number", "_owner", "_refused", "_state", "_step_s",
+        "_until_s", "idle", "moved", "pair", "reasons", "refused", "why",
     )  # fmt: skip
 
     def __init__(
@@ -73,11 +73,9 @@ class Taker:
         self.refused = 0
         self.reasons: list[str] = []
         self.why = ""  # it ended otherwise than by the giver's last word
-        self._channel = channel
+        self._end = ChannelEnd(channel, self, loop, wheel)
         self._arrivals = arrivals
         self._owner = owner
-        self._loop = loop
-        self._wheel = wheel
         self._step_s = step_s
         self._until_s = until_s
         self._state = Taking.WAITING
@@ -86,12 +84,11 @@ class Taker:
         self._loaded: list[Loaded] = []
         self._idle = 0  # of these, connections to endpoints
         self._refused: list[int] = []
-        self._step = Timer(self, "step")
 
     def begin(self) -> None:
         """Listen to the giver."""
-        self._loop.add_reader(self._channel.fileno(), self.on_readable)
-        self._wheel.arm_at(self._step, self._until_s)
+        self._end.begin()
+        self._end.wait_until(self._until_s)
 
     def stop(self) -> None:
         """This worker drains: it takes nothing more, and forgets what is not its own yet."""
@@ -100,59 +97,42 @@ class Taker:
 
     # -- events
 
-    def on_readable(self) -> None:
-        """Everything that has come."""
-        while self._state is not Taking.DONE:
-            try:
-                message = self._channel.receive()
-            except ChannelClosed:
-                if self._state is not Taking.WAITING:
-                    self.why = "the other worker is gone"
-                self._hear(Heard.GONE)
-                return
-            except FrameError as error:
-                self._nonsense(str(error))
-                return
-            if message is None:
-                return
-            try:
-                self._on_message(message)
-            finally:
-                message.close_fds()  # those that nobody has taken
-
-    def _on_message(self, message: Message) -> None:
+    def on_message(self, message: Message) -> None:
         if message.kind not in ("OFFER", "COMMIT"):
-            self._nonsense(f"{message.kind} is not for who takes")
+            self.on_nonsense(f"{message.kind} is not for who takes")
             return
         # A wave has the next number; everything about it has the same.
         expected = self._number + (self._state is Taking.WAITING)
         if message.fields["wave"] != expected:
-            self._nonsense(f"{message.kind} is about wave {message.fields['wave']}, {expected} is due")
+            self.on_nonsense(f"{message.kind} is about wave {message.fields['wave']}, {expected} is due")
         elif message.kind == "COMMIT":
             self._hear(Heard.COMMIT)
         else:
             try:
                 offered = records.read(message.fields["records"], message.fds)
             except FrameError as error:
-                self._nonsense(str(error))
+                self.on_nonsense(str(error))
                 return
             if self._state is Taking.PREPARED:
                 self._close_all(offered)
-                self._nonsense("OFFER after the last one of its wave")
+                self.on_nonsense("OFFER after the last one of its wave")
                 return
             self._number = expected
             self._load(offered)
             self._hear(Heard.LAST_OFFER if message.fields["last"] else Heard.OFFER)
 
-    def _nonsense(self, why: str) -> None:
+    def on_nonsense(self, why: str) -> None:
         self.why = f"it breaks the protocol: {why}"
         self._hear(Heard.NONSENSE)
 
-    def on_timeout(self, timer: Timer) -> None:
+    def on_gone(self) -> None:
+        if self._state is not Taking.WAITING:
+            self.why = "the other worker is gone"
+        self._hear(Heard.GONE)
+
+    def on_silence(self) -> None:
         self.why = "its time was over" if self._state is Taking.WAITING else f"no word in {self._step_s:g} s"
-        self.on_readable()  # what has come in this very moment counts
-        if not timer.armed:
-            self._hear(Heard.TIMEOUT)
+        self._hear(Heard.TIMEOUT)
 
     # -- steps
 
@@ -211,16 +191,15 @@ class Taker:
 
     def _commit(self) -> None:
         try:
-            self._channel.send("COMMITTED", {"wave": self._number})
-        except ChannelClosed:
-            pass  # the giver is dead: it never takes back what it has committed without our end, so they are ours
+            # To one who is dead as well: it never takes back what it has committed without our end, so they are ours.
+            self._end.send("COMMITTED", {"wave": self._number})
         except ChannelFull:
             self._discard()
-            self._nonsense("it does not read")
+            self.on_nonsense("it does not read")
             return
         loaded, self._loaded = self._loaded, []
         self._count, self._refused = 0, []
-        self._wheel.arm_at(self._step, self._until_s)
+        self._end.wait_until(self._until_s)
         self.idle += self._idle
         self.moved += len(loaded) - self._idle
         self._idle = 0
@@ -239,13 +218,11 @@ class Taker:
                 self._owner.on_bug("a connection can't be discarded", error)
 
     def _say(self, kind: str, fields: dict[str, Any]) -> None:
-        self._wheel.arm(self._step, self._step_s)
+        self._end.wait(self._step_s)
         try:
-            self._channel.send(kind, fields)
-        except ChannelClosed:
-            pass  # its end is read in a moment
+            self._end.send(kind, fields)
         except ChannelFull:
-            self._nonsense("it does not read")
+            self.on_nonsense("it does not read")
 
     @staticmethod
     def _close_all(offered: list[Record]) -> None:
@@ -253,9 +230,7 @@ class Taker:
             records.close(record)
 
     def _close(self) -> None:
-        self._step.drop()
-        self._loop.remove_reader(self._channel.fileno())
-        self._channel.close()
+        self._end.close()
         self._owner.on_taken(self)
 
 
@@ -266,9 +241,10 @@ def _stream_socket(fd: int) -> socket.socket:
     except OSError:
         os.close(fd)
         raise
-    if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+    streams = sock.type == socket.SOCK_STREAM and sock.family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+    if not streams or sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.close()
-        raise ValueError("a descriptor is no stream socket")
+        raise ValueError("a descriptor is no stream socket, or listens")
     # It is already, as its other holder's is: set, never toggled. What changes is how Python sees it.
     sock.setblocking(False)
     return sock

@@ -1,21 +1,16 @@
-r"""The zygote's life: HELLO, sockets, fork, and then whatever supervisor and children say, until nobody is left.
+"""The zygote's life: HELLO, sockets, fork, and then whatever supervisor and children say, until nobody is left.
 
-    asking --sockets are here--> warming --all READY--> ready --ACCEPT_ON--> opening --all ACCEPTING--> serving
-                                    |                     |                     |                  ACCEPT_OFF |
-                                    \--a child died-------+--> failed           \--a child died---------> yielded
-                                                                                           draining <--DRAIN--/
-
-While serving, who dies is forked again (its queue waits meanwhile); a neighbour accepts for one that keeps dying.
-Without a supervisor there is no shared memory for a new process: then a neighbour accepts, until another supervisor is
-there (`orphan`). If none comes within `orphan_timeout`, all drain.
+Its states are in `phases`. While serving, who dies is forked again (its queue waits meanwhile); a neighbour accepts for
+one that keeps dying. Without a supervisor there is no shared memory for a new process: then a neighbour accepts, until
+another supervisor is there (`orphan`). If none comes within `orphan_timeout`, all drain.
 """
 
 from __future__ import annotations
 
-import enum
 import gc
 import os
 import selectors
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -31,8 +26,10 @@ from hotproxy.restarter.spawn import describe_exit
 from hotproxy.shm.cells import Slab, SlabPlace
 from hotproxy.shm.layout import ShmError
 from hotproxy.shm.schema import Schema
+from hotproxy.zygote import orders
 from hotproxy.zygote.child import CONTROL, WORKER, Child, fork
-from hotproxy.zygote.orphan import Search, Untold, introduce
+from hotproxy.zygote.orphan import Supervision, introduce
+from hotproxy.zygote.phases import KNOWN_AS, Phase
 from hotproxy.zygote.program import Birth, Program
 from hotproxy.zygote.seats import Seat, Seats
 
@@ -40,21 +37,8 @@ from hotproxy.zygote.seats import Seat, Seats
 GRACE_S: Final = 1.0
 # How long one that has stopped accepting waits for another supervisor: it is to leave anyway.
 YIELDED_S: Final = 3.0
-# A supervisor has said no: it may be another one's turn.
-REFUSED_S: Final = 1.0
 # /dev/shm was full, or processes were too many: somebody has to make room.
 FORK_RETRY_S: Final = 1.0
-
-
-class Phase(enum.IntEnum):
-    ASKING = 0
-    WARMING = 1
-    READY = 2
-    OPENING = 3
-    SERVING = 4
-    YIELDED = 5
-    DRAINING = 6
-    FAILED = 7
 
 
 class Zygote:
@@ -66,10 +50,10 @@ class Zygote:
         self._segment_name = segment_name
         # poll and not epoll: an epoll descriptor is shared with every child that is forked.
         self._loop = Loop(selectors.PollSelector())
-        self._supervisor = self._listen_to(channel)
-        self._attached = True  # False: there is none, or it has not said yet that it takes us over
-        self._search = Search(supervisor_path, self._loop, self._on_found)
-        self._untold = Untold()
+        self._supervisor = Supervision(
+            channel, supervisor_path, self._loop, self._on_message, self._on_bad_frame, self._on_orphaned,
+            self._introduce,
+        )  # fmt: skip
         self._leaving: Alarm | None = None  # when no supervisor has come
         self._deadline_s = 0.0  # CLOCK_MONOTONIC, once it drains
         self._phase = Phase.ASKING
@@ -89,12 +73,12 @@ class Zygote:
 
     # --- the supervisor speaks ---
 
-    def _listen_to(self, channel: Channel) -> Outbox:
-        return Outbox(channel, self._loop, self._on_message, self._on_bad_frame, self._on_orphaned)
-
     def _on_message(self, message: Message) -> None:
         try:
+            orders.check(message)
             self._obey(message)
+        except FrameError as error:
+            self._refuse(message.kind, error)
         finally:
             message.close_fds()
 
@@ -109,6 +93,8 @@ class Zygote:
         elif kind == "SLAB_IS":
             self._on_slab(fields)
         elif kind == "ACCEPT_ON":
+            if self._phase is not Phase.READY:
+                raise FrameError(f"it is out of turn: this zygote is {self._phase.name.lower()}")
             self._phase = Phase.OPENING
             self._seats.tell_all("ACCEPT_ON")
         elif kind == "SERVES":
@@ -136,7 +122,7 @@ class Zygote:
         elif kind in ("GIVE", "TAKE"):  # to one who is gone: its channel ends here
             child = self._seats.children.get(fields["serial"])
             if child is not None:
-                child.outbox.post(kind, fields, message.fds)
+                _pass_on(child.outbox, kind, fields, message.fds)
         elif kind == "RECYCLE":
             self._recycle(fields["slot"])
         elif kind == "DISMISS":
@@ -146,15 +132,21 @@ class Zygote:
         elif kind == "REOPEN_LOGS":
             self._seats.tell_all(kind)
         elif kind == "ATTACHED":
-            self._on_attached(fields)
+            if self._supervisor.on_attached(fields["ok"], fields["why"]):
+                self._on_attached()
+        elif kind == "PING":
+            pass
         elif kind == "UNKNOWN":
             self._on_refused(fields)
         else:
             self._supervisor.post("UNKNOWN", {"kind": kind, "why": "not for a zygote"})
 
     def _on_bad_frame(self, error: FrameError) -> None:
+        self._refuse("?", error)
+
+    def _refuse(self, kind: str, error: FrameError) -> None:
         log(WARNING, f"a message of the supervisor was refused: {error}")
-        self._supervisor.post("UNKNOWN", {"kind": "?", "why": str(error)})
+        self._supervisor.post("UNKNOWN", {"kind": kind, "why": str(error)})
 
     def _on_refused(self, fields: dict[str, Any]) -> None:
         log(WARNING, f"the supervisor refused {fields['kind']}: {fields['why']}")
@@ -165,44 +157,31 @@ class Zygote:
                     self._seat_later(seat, FORK_RETRY_S)
             self._seats.rebalance()  # meanwhile a neighbour accepts
 
-    def _on_orphaned(self) -> None:
+    def _on_orphaned(self) -> bool:
+        """True: another supervisor may go on with us."""
         if self._phase is Phase.OPENING:
             self._phase = Phase.SERVING  # everybody was told to accept, and may hold connections
         if self._phase < Phase.SERVING:
             self._fail("")
-            return
         if self._phase is Phase.FAILED:
-            return
-        self._attached = False
+            return False
         if self._phase < Phase.DRAINING:
             for seat in self._seats:
                 if seat.child is None:
                     self._leave_empty(seat)
             self._seats.rebalance()
-        if self._phase < Phase.DRAINING and self._leaving is None:  # else it is another supervisor that died
-            deadlines = self._program.hello.deadlines
-            wait_s = deadlines.orphan_s if self._phase is Phase.SERVING else min(deadlines.orphan_s, YIELDED_S)
-            until_s = self._loop.now_s() + wait_s + (deadlines.drain_s or NO_LIMIT_S)
-            self._leaving = self._loop.after(wait_s, lambda: self._leave(until_s))
-        self._search.begin()
-        if not self._supervisor.open:  # one that replaces its own code is found at once
-            log(WARNING, "the supervisor is gone; looking for another one")
+            if self._leaving is None:  # else it is another supervisor that died
+                deadlines = self._program.hello.deadlines
+                wait_s = deadlines.orphan_s if self._phase is Phase.SERVING else min(deadlines.orphan_s, YIELDED_S)
+                until_s = self._loop.now_s() + wait_s + (deadlines.drain_s or NO_LIMIT_S)
+                self._leaving = self._loop.after(wait_s, lambda: self._leave(until_s))
+        return True
 
-    def _on_found(self, channel: Channel) -> None:
-        self._supervisor = self._listen_to(channel)
-        state = {Phase.SERVING: "serving", Phase.YIELDED: "yielded"}.get(self._phase, "draining")
-        fields = {"state": state, "soft_drain": self._soft_drain, "deadline_s": self._deadline_s}
-        introduce(self._supervisor, self._program.hello, fields, self._seats, self._untold)
+    def _introduce(self, outbox: Outbox) -> None:
+        fields = {"state": KNOWN_AS[self._phase], "soft_drain": self._soft_drain, "deadline_s": self._deadline_s}
+        introduce(outbox, self._program.hello, fields, self._seats, self._supervisor.untold)
 
-    def _on_attached(self, fields: dict[str, Any]) -> None:
-        if not fields["ok"]:
-            log(WARNING, f"a supervisor does not go on with this generation: {fields['why']}")
-            self._supervisor.close()
-            self._search.begin(REFUSED_S)
-            return
-        log(NOTICE, "another supervisor is there")
-        self._attached = True
-        self._untold.told()
+    def _on_attached(self) -> None:
         if self._leaving is not None:
             self._leaving.cancel()
             self._leaving = None
@@ -215,20 +194,19 @@ class Zygote:
         """Nobody else holds our sockets: what waits in their queues is taken before they are closed."""
         log(WARNING, "no other supervisor has come: draining")
         self._leaving = None
-        if self._supervisor.open:  # one that has not answered yet was told that we serve
-            self._supervisor.close()
-            self._search.begin(REFUSED_S)
         if self._phase is Phase.SERVING:
             self._seats.shut([held.wire() for held in self._seats.sockets])
         self._drain(deadline_s)
+        self._supervisor.introduce_again()  # one that has not answered yet was told that we serve
 
     def _take(self, message: Message) -> None:
-        wires = message.fields["sockets"]
-        if len(wires) != len(message.fds):  # a socket that nobody accepts on would be a black hole
-            self._fail(f"{len(message.fds)} descriptors came for {len(wires)} sockets")
+        try:
+            orders.check_sockets(message)
+        except FrameError as error:
+            self._fail(str(error))
             return
         fds, message.fds = message.fds, []
-        self._seats.take(wires, fds, message.fields.get("inodes", ()))
+        self._seats.take(message.fields["sockets"], fds, message.fields.get("inodes", ()))
 
     # --- forking ---
 
@@ -305,7 +283,7 @@ class Zygote:
         child.close()
         del self._seats.children[child.serial]
         died = {"serial": child.serial, "slot": child.slot, "role": child.role, "pid": child.pid, "status": status}
-        self._untold.deaths.append(died)
+        self._supervisor.untold.deaths.append(died)
         self._supervisor.post("DIED", died)
         if self._waiting_for:
             self._waiting_for.discard(child.serial)
@@ -321,7 +299,7 @@ class Zygote:
             self._seat_again(seat, child, status)
         # One that serves keeps its queues for the next supervisor, which lets it fork again.
         if not self._seats.children and (
-            self._phase >= Phase.DRAINING or not (self._attached or self._phase is Phase.SERVING)
+            self._phase >= Phase.DRAINING or not (self._supervisor.attached or self._phase is Phase.SERVING)
         ):
             self._loop.stop()
 
@@ -329,7 +307,7 @@ class Zygote:
         wait_s = seat.back_off.after_death(self._loop.now_s() - child.born_s)
         after = f", forked again in {wait_s:g} s" if wait_s else ""
         log(ERROR, f"{child} (pid {child.pid}) died: {describe_exit(status)}{after}")
-        if not self._attached:
+        if not self._supervisor.attached:
             self._leave_empty(seat)
             self._seats.rebalance()
         elif wait_s > 0.0:
@@ -352,10 +330,15 @@ class Zygote:
 
     def _on_child_message(self, child: Child, message: Message) -> None:
         message.close_fds()
-        if message.kind == "MOVED" and not self._attached:
-            self._untold.add_move(message.fields)
+        if message.kind == "MOVED" and not self._supervisor.attached:
+            self._supervisor.untold.add_move(message.fields)
         elif message.kind in ("MOVED", "STUCK"):
-            self._supervisor.post(message.kind, {**message.fields, "serial": child.serial})
+            try:
+                _pass_on(self._supervisor, message.kind, {**message.fields, "serial": child.serial})
+            except FrameError as error:
+                log(WARNING, f"a message of {child} was refused: {error}")
+        elif message.kind in ("READY", "ACCEPTING") and child.leaving:
+            pass  # there are fewer slots again
         elif message.kind == "READY":
             self._on_ready(child)
         elif message.kind == "ACCEPTING":
@@ -414,8 +397,8 @@ class Zygote:
             self._ask_slab(seat)
         self._seats.rebalance()
         for seat in leaving:
-            if seat.child is not None:
-                self._let_leave(seat.child)
+            for child in seat.sitting:
+                self._let_leave(child)
 
     def _recycle(self, slot: int) -> None:
         """Another process for a slot. The one that is there accepts until the other does."""
@@ -431,7 +414,7 @@ class Zygote:
         child.outbox.post("ACCEPT_OFF")
         self._set_state(child, "leaving")
         deadlines = self._program.hello.deadlines
-        patience_s = deadlines.move_s + 3 * deadlines.handoff_s if self._attached else 0.0
+        patience_s = deadlines.move_s + 3 * deadlines.handoff_s if self._supervisor.attached else 0.0
         self._loop.after(patience_s, partial(self._dismiss, child))
 
     def _dismiss(self, child: Child) -> None:
@@ -483,7 +466,7 @@ class Zygote:
                 self._supervisor.post("FAILED", {"why": why})
         if self._phase is Phase.SERVING:
             return
-        if self._phase is Phase.OPENING and self._attached and self._supervisor.open:
+        if self._phase is Phase.OPENING and self._supervisor.attached:
             self._phase = Phase.YIELDED
             return
         self._phase = Phase.FAILED
@@ -497,3 +480,11 @@ class Zygote:
         if child.serial in self._seats.children:
             log(INFO, f"{child} is past its deadline: killed")
             child.kill()
+
+
+def _pass_on(outbox: Outbox | Supervision, kind: str, fields: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
+    """What somebody else has said, fields that this code does not know included. Raises FrameError."""
+    try:
+        outbox.post(kind, fields, fds)
+    except ValueError as error:  # msgpack reads deeper than it writes
+        raise FrameError(f"it can't be passed on: {error}") from None

@@ -29,6 +29,10 @@ class Seat:
     def __str__(self) -> str:
         return f"{self.role} {self.slot}" if self.role == WORKER else self.role
 
+    @property
+    def sitting(self) -> list[Child]:
+        return [child for child in (self.predecessor, self.child) if child is not None]
+
     def stay_empty(self) -> None:
         self.asked = False
         if self.alarm is not None:
@@ -57,10 +61,10 @@ class Seats:
 
     def take(self, wires: Sequence[Any], fds: Sequence[int], inodes: Sequence[Any] = ()) -> None:
         """Sockets of the supervisor; the descriptors are ours now."""
-        for number, ((listener, index, slot, _, shared), fd) in enumerate(zip(wires, fds, strict=True)):
+        for number, ((listener, index, slot, _, shared, *_), fd) in enumerate(zip(wires, fds, strict=True)):
             held = HeldSocket(listener, index, slot, shared, socket.socket(fileno=fd))
             if number < len(inodes):
-                held.inode = tuple(inodes[number])
+                held.inode = (inodes[number][0], inodes[number][1])
             self.sockets.append(held)
 
     def waiting(self, role: str, slot: int) -> Seat | None:
@@ -80,8 +84,8 @@ class Seats:
         self._seats = [*(seat for seat in self if seat not in leaving), *new]
         for seat in leaving:
             seat.stay_empty()
-            if seat.child is not None:
-                seat.child.leaving = True
+            for child in seat.sitting:
+                child.leaving = True
         return new, leaving
 
     def sockets_of(self, seat: Seat) -> list[HeldSocket]:

@@ -1,4 +1,4 @@
-"""Clients for tests with a whole proxy: the load generator as a process, and one raw connection."""
+"""Clients for tests with a whole proxy: load generators and a watcher as processes, and raw connections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.kit.instance import PATIENCE_S
+from tests.kit.instance import PATIENCE_S, Instance
 
 
 class LoadRun:
@@ -91,6 +91,31 @@ def read_response(sock: socket.socket) -> tuple[bytes, bytes]:
     return head, body
 
 
+def queue_requests(port: int, count: int) -> list[socket.socket]:
+    """As many clients that have connected and asked, each with a number of its own."""
+    waiting = []
+    for number in range(count):
+        sock = connect(port)
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX-Number: %d\r\nConnection: close\r\n\r\n" % number)
+        waiting.append(sock)
+    return waiting
+
+
+def unanswered(waiting: list[socket.socket]) -> list[str]:
+    """What those have seen who did not get their own right answer."""
+    wrong = []
+    for number, sock in enumerate(waiting):
+        with sock:
+            try:
+                answer = read_to_end(sock)
+            except OSError as error:
+                wrong.append(f"{number}: {error}")
+                continue
+            if not (answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"\r\n\r\n%d\n" % number)):
+                wrong.append(f"{number}: {answer!r}")
+    return wrong
+
+
 class LongLived:
     """A running `long_lived.py`. `stop()` gives its counts."""
 
@@ -113,6 +138,38 @@ class LongLived:
 def long_lived(**wishes: Any) -> Iterator[LongLived]:
     """Connections that live through what the test does meanwhile: see `long_lived.py` for the wishes."""
     run = LongLived(wishes)
+    try:
+        yield run
+    finally:
+        if run.process.poll() is None:
+            run.process.kill()
+        run.process.communicate()
+
+
+class Watch:
+    """A running `watcher.py`. `stop()` gives what it has seen."""
+
+    def __init__(self, proxy: Instance) -> None:
+        program = Path(__file__).with_name("watcher.py")
+        instance_dir = proxy.directory / "run" / proxy.name
+        self.process = subprocess.Popen(
+            [sys.executable, str(program), str(instance_dir), proxy.shared_memory_name()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == b"running\n"
+
+    def stop(self) -> dict[str, Any]:
+        output, _ = self.process.communicate(timeout=PATIENCE_S)
+        seen: dict[str, Any] = json.loads(output)
+        return seen
+
+
+@contextlib.contextmanager
+def watch(proxy: Instance) -> Iterator[Watch]:
+    """Somebody who asks for statistics and status 20 times a second: see `watcher.py`."""
+    run = Watch(proxy)
     try:
         yield run
     finally:

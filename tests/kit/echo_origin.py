@@ -23,6 +23,9 @@ import uvloop
 PATTERN: Final = random.Random(2).randbytes(1 << 20)
 PIECE: Final = 4096
 PACE_S: Final = 0.01
+# A new generation has few idle connections at first: thousands of clients may need one at once. Whom the kernel can't
+# queue waits for its retransmissions, half a minute and more when the machine is busy.
+BACKLOG: Final = 16_384
 
 answered: collections.Counter[str] = collections.Counter()
 ended = False
@@ -129,10 +132,10 @@ class Http(asyncio.Protocol):
 
 async def serve() -> None:
     loop = asyncio.get_running_loop()
-    http = await loop.create_server(Http, "127.0.0.1", 0, backlog=1024)
-    tcp = await loop.create_server(Echo, "127.0.0.1", 0, backlog=1024)
+    http = await loop.create_server(Http, "127.0.0.1", 0, backlog=BACKLOG)
+    tcp = await loop.create_server(Echo, "127.0.0.1", 0, backlog=BACKLOG)
     if len(sys.argv) > 1:
-        await loop.create_unix_server(Http, sys.argv[1], backlog=1024)
+        await loop.create_unix_server(Http, sys.argv[1], backlog=BACKLOG)
     ports = {name: server.sockets[0].getsockname()[1] for name, server in (("http", http), ("tcp", tcp))}
     print(json.dumps(ports), flush=True)
     closed = asyncio.Event()

@@ -13,9 +13,10 @@ import hotproxy
 
 
 class Installation:
-    """`python` runs it; `edit` changes a file of its package."""
+    """`python` runs it; `edit` changes a file of its package, and `restore` undoes all of that: a rollback."""
 
     def __init__(self, directory: Path) -> None:
+        self._edited: set[str] = set()
         venv.create(directory, symlinks=True, with_pip=False)
         self.python = str(directory / "bin" / "python")
         site = directory / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
@@ -32,3 +33,11 @@ class Installation:
         part = path.with_suffix(".new")
         part.write_text(text.replace(old, new))
         part.replace(path)
+        self._edited.add(file)
+
+    def restore(self) -> None:
+        while self._edited:
+            file = self._edited.pop()
+            part = (self.package / file).with_suffix(".new")
+            shutil.copy2(Path(hotproxy.__file__).parent / file, part)  # its time too: Python compares it
+            part.replace(self.package / file)

@@ -120,6 +120,12 @@ class Instance:
             env=self.environment,
         )
 
+    def begin_command(self, *arguments: str) -> subprocess.Popen[str]:
+        """One that is not waited for."""
+        return subprocess.Popen(
+            [*self.hotproxy, *self._global(), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
     def reload(self) -> subprocess.CompletedProcess[str]:
         answer = self.command("reload")
         assert answer.returncode == 0, f"{answer.stderr}\n{self.log_text()}"

@@ -26,6 +26,7 @@ class FakeMovable:
         self.size = size
         self.state = "running"
         self.pinned = pinned  # how often it says that it can't move now
+        self.pool: FakePools | None = None
         pairs = [socket.socketpair() for _ in range(socks)]
         self.ours = [pair[0] for pair in pairs]
         self.peers = [pair[1] for pair in pairs]
@@ -50,6 +51,8 @@ class FakeMovable:
     def thaw(self) -> None:
         assert self.state == "frozen"
         self.state = "running"
+        if self.pool is not None:
+            self.pool.idle.append(self)
 
     def release(self) -> None:
         assert self.state == "frozen"
@@ -73,11 +76,15 @@ class FakeListener:
 
 
 class FakePools:
+    """A stack: what thaws is on top again, as in the real one."""
+
     def __init__(self, movables: list[FakeMovable]) -> None:
         self.idle = list(movables)
+        for movable in movables:
+            movable.pool = self
 
     def freeze_idle(self, limit: int) -> list[FakeMovable]:
-        taken, self.idle = self.idle[:limit], self.idle[limit:]
+        taken = [self.idle.pop() for _ in range(min(limit, len(self.idle)))]
         return [each for each in taken if each.freeze()]
 
     @property
@@ -115,7 +122,7 @@ class FakeArrivals:
         self.loaded: list[FakeLoaded] = []
 
     def load(self, kind: str, listener: str, state: dict[str, object], socks: list[socket.socket]) -> FakeLoaded:
-        if state.get("name") in self.refuse:
+        if "name" not in state or state["name"] in self.refuse:
             raise ValueError("another version")
         made = FakeLoaded(kind, listener, state, socks)
         self.loaded.append(made)
@@ -160,12 +167,12 @@ class TwoWorkers:
         self.old_loop, self.new_loop = FakeLoop(), FakeLoop()
         self.owner = FakeOwner()
         self.movables, self.idle = movables, idle or []
-        self.departures = Departures({"web": FakeListener(movables)}, FakePools(self.idle))  # type: ignore
+        self.departures = Departures({"web": FakeListener(movables)}, FakePools(self.idle), set())  # type: ignore
         self.arrivals = FakeArrivals(refuse)
         self.old_end, self.new_end = Channel.pair()
         until_s = self.clock.now_s() + 30.0
         self.giver = Giver(
-            self.old_end, 7, self.departures, share, len(self.idle), self.owner, self.old_loop, self.wheel,
+            self.old_end, 7, self.departures, share, len(self.idle), False, self.owner, self.old_loop, self.wheel,
             self.STEP_S, until_s,
         )  # fmt: skip
         self.taker = Taker(

@@ -73,6 +73,8 @@ class StandIn:
             return 3
         if self.fault == f"hang at birth {slot}":
             signal.pause()
+        if self.fault == f"stop at birth {slot}":
+            os.kill(os.getpid(), signal.SIGSTOP)
         return Slot(birth, self.hello.epoch, self.fault.removesuffix(f" {slot}")).run()
 
     def control(self, birth: Birth) -> int:

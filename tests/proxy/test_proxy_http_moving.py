@@ -11,6 +11,7 @@ import pytest
 from hotproxy.config.model import DirectResponse, Route
 from hotproxy.errors import DRAIN_DEADLINE
 from hotproxy.proxy.connection_manager import ConnectionManager
+from hotproxy.upstream.upstream_connection import UpstreamConnection
 from tests.kit.clock import pass_time
 from tests.kit.handoff import Handoff
 from tests.kit.moments import BULK, MOMENTS
@@ -41,6 +42,15 @@ CONVERSATIONS: dict[str, list[tuple[str, bytes | str]]] = {
     ],
     "pipelined": [("down", GET + POST + GET[:20]), ("origin", HI), ("origin", HI), ("down", GET[20:]), ("origin", HI)],
     "interim": [("down", GET), ("origin", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + HI)],
+    "continue": [
+        ("down", POST[:-4].replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")),
+        ("origin", b"HTTP/1.1 100 Continue\r\n\r\n"), ("down", POST[-4:]), ("origin", HI),
+    ],
+    "sent_again": [("down", GET), ("origin", HI), ("down", GET), ("origin", RESET), ("origin", HI)],
+    "trailers_late": [
+        ("down", CHUNKED_POST + b"1\r\na\r\n"), ("origin", CHUNKED), ("down", b"0\r\nX: y\r\n\r\n"),
+        ("origin", b"1\r\nb\r\n0\r\n\r\n"),
+    ],
     "tunnel": [
         ("down", WEBSOCKET), ("origin", SWITCH + b"hello"), ("down", b"ping"), ("origin", b"pong"), ("down", EOF),
         ("origin", b"bye"), ("origin", EOF),
@@ -307,6 +317,27 @@ def test_a_request_may_still_be_sent_again(book: Book) -> None:
     assert play(*WARM, ("down", put), ("handoff",), ("up", RESET), ("up2", HI))[2:] == [
         ("up", put_up), ("up2", put_up), ("down", HI_DOWN),
     ]  # fmt: skip
+
+
+def test_a_request_that_is_sent_again_gets_a_new_connection_over_there_too(book: Book) -> None:
+    """An idle connection had died, and the next one was being opened when it moved. Over there it got another idle one,
+    which had died of the same; that was the second time, and the client got a 503."""
+    play = book(outcomes=[OK, HANGS, OK])
+    play(*WARM, ("down", GET), ("up", RESET))
+    handoff = Handoff(play)
+    new = play.new_worker()
+    (endpoint,) = new.cluster.endpoints
+    idle = UpstreamConnection(play.new_socket(), new.cluster, endpoint, None, new.pools, new.runtime)  # type: ignore[arg-type]
+    new.upstream.upstream_cx_total.inc()
+    new.upstream.upstream_cx_active.add(1)
+    idle.reused = new.pools.keep(idle)
+    socks: Any = play.dup(play.manager.socks())  # type: ignore[arg-type]
+    loaded = ConnectionManager.load(handoff.state, socks, new.listener, play, new.runtime)
+    play.manager.release()
+    play.move_to(new, loaded)
+    loaded.start()
+    assert play() == [("up3", GET_UP)]
+    assert play(("up3", HI)) == [("down", HI_DOWN)]
 
 
 def test_what_nobody_has_taken_yet_goes_along(book: Book) -> None:

@@ -8,12 +8,14 @@ where an old worker kept what it could not give away.
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hotproxy.restarter.faults import EXIT, FAULTS, GARBAGE, HANG, KILL
+from hotproxy.worker.giver import CANARY
 from tests.kit import clients, origin
 from tests.kit.instance import Instance, eventually
 from tests.restart.test_restart_handoff import assert_gauges_zero, config, wishes
@@ -157,6 +159,60 @@ def all_steps(directory: Path, ports: dict[str, int], steps: list[str], what: st
             restart_with(proxy, ports, fault, step, what, old)
         assert_gauges_zero(proxy)
         assert proxy.stats()["server.internal_errors"] == 0
+
+
+DEATHS = [
+    ("worker.receive.COMMITTED", "recycle"), ("worker.receive.COMMITTED", "TTIN"), ("worker.send.COMMITTED", "TTIN"),
+    ("worker.send.COMMITTED", "recycle"), ("worker.receive.OFFER", "TTIN"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "order"), DEATHS)
+def test_a_worker_that_dies_while_connections_move_within_its_generation(
+    short_path: Path, ports: dict[str, int], step: str, order: str
+) -> None:
+    """Only what it still owned is lost, and counted; who takes owns nothing before it has said COMMITTED."""
+    with faulty(short_path, ports) as (proxy, fault):
+        fault.write_text(f"{step}:{KILL}")
+        proxy.reload()
+        fault.write_text("")
+        with clients.long_lived(**wishes(proxy, ports, keepalive=60, tcp_pairs=60, pace_s=0.1)) as living:
+            if order == "TTIN":
+                proxy.signal(signal.SIGTTIN)
+                eventually(lambda: "worker 2/2 serves" in proxy.log_text(), f"a third worker\n{proxy.log_text()}")
+            else:
+                answer = proxy.command("worker", "recycle", "1")
+                # When it gives, it is the one that was asked for; who takes is forked again, and the rest drains.
+                assert (answer.returncode == 1 and "died while its connections moved" in answer.stderr) is (
+                    step == "worker.receive.COMMITTED"
+                ), f"{answer}"
+            eventually(lambda: proxy.stats()["server.worker_crashes"] >= 1, "the crash to be counted")
+            eventually(lambda: settled(proxy) or "draining" in str(proxy.status()), "everybody to be there")
+            counts = living.stop()
+        where = f"{counts}\n{proxy.log_text()}"
+        cut = sum(count for what, count in counts["failures"].items() if what != "keepalive: Connection: close")
+        gives = step == "worker.receive.COMMITTED"
+        assert cut <= (proxy.stats()["server.crashed_in_flight"] if gives else 0), where
+        # Its canaries, at least, were somebody else's before it died.
+        assert not gives or cut <= 120 - CANARY, where
+        assert gives or order == "recycle" or counts["failures"] == {}, where
+        assert_gauges_zero(proxy)
+
+
+def test_a_zygote_that_hangs_with_a_word_in_its_hands_is_found_out(short_path: Path, ports: dict[str, int]) -> None:
+    """It had read all that it was told, so nobody found it deaf: `reload` waited 32 s, for the last deadline of all."""
+    with faulty(short_path, ports) as (proxy, fault):
+        fault.write_text("zygote.send.MOVED:hang")
+        proxy.reload()
+        fault.write_text("")
+        hung = proxy.status()["generations"][-1]["pid"]
+        with clients.long_lived(**wishes(proxy, ports, keepalive=10, tcp_pairs=10)) as living:
+            proxy.reload()
+            assert f"the zygote of generation 2 (pid {hung}) hangs: killed; its slots serve on" in proxy.log_text()
+            counts = living.stop()
+        assert counts["failures"] == {}, f"{counts}\n{proxy.log_text()}"
+        assert proxy.stats()["server.worker_crashes"] == 0
+        eventually(lambda: settled(proxy), "the old generation to be gone")
 
 
 def test_faults_are_honoured_only_when_they_are_allowed(short_path: Path, ports: dict[str, int]) -> None:

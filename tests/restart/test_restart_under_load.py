@@ -79,9 +79,9 @@ def test_four_hundred_queued_connections_survive_a_restart(short_path: Path, ngi
         stopped = proxy.workers()
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
-        waiting = queue_requests(proxy.port("web"), 400)
+        waiting = clients.queue_requests(proxy.port("web"), 400)
         proxy.reload()
-        assert_all_answered(waiting)
+        assert clients.unanswered(waiting) == []
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
         eventually(lambda: one_generation(proxy), "the old generation to be gone")
@@ -93,40 +93,27 @@ def test_four_hundred_queued_connections_survive_kill_9_of_their_workers(short_p
         stopped = proxy.workers()
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
-        waiting = queue_requests(proxy.port("web"), 400)
+        waiting = clients.queue_requests(proxy.port("web"), 400)
         for pid in stopped:
             os.kill(pid, signal.SIGKILL)
-        assert_all_answered(waiting)
+        assert clients.unanswered(waiting) == []
         assert set(proxy.workers()).isdisjoint(stopped)
         assert proxy.stats()["server.worker_crashes"] == 2
 
 
-def test_a_fewer_workers_restart_keeps_the_queues_of_the_slots_that_go(short_path: Path, nginx_address: str) -> None:
+def test_queues_survive_four_slots_that_become_one_and_four_again(short_path: Path, nginx_address: str) -> None:
     """A socket of a slot that no longer exists still gets its share of connections from the kernel."""
     with instance(short_path, config(nginx_address, workers=4)) as proxy:
-        stopped = proxy.workers()
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
-        waiting = queue_requests(proxy.port("web"), 400)
-        proxy.write(config(nginx_address, workers=1))
-        proxy.reload()
-        assert_all_answered(waiting)
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
-        assert_all_answered(queue_requests(proxy.port("web"), 100))
-
-
-def queue_requests(port: int, count: int) -> list[Any]:
-    waiting = []
-    for number in range(count):
-        sock = clients.connect(port)
-        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX-Number: %d\r\nConnection: close\r\n\r\n" % number)
-        waiting.append(sock)
-    return waiting
-
-
-def assert_all_answered(waiting: list[Any]) -> None:
-    for number, sock in enumerate(waiting):
-        with sock:
-            answer = clients.read_to_end(sock)
-            assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"\r\n\r\n%d\n" % number), answer
+        for workers in (1, 4):
+            stopped = proxy.workers()
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+            waiting = clients.queue_requests(proxy.port("web"), 400)
+            proxy.write(config(nginx_address, workers))
+            proxy.reload()
+            assert clients.unanswered(waiting) == []
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+            assert clients.unanswered(clients.queue_requests(proxy.port("web"), 100)) == []
+            eventually(lambda: one_generation(proxy), "the old generation to be gone")
+        assert proxy.stats()["http.web.downstream_rq_total"] == 1000

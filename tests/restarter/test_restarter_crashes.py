@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -68,7 +69,8 @@ def test_a_neighbour_accepts_for_a_slot_that_keeps_dying(it: Plane) -> None:
     def kill_slot_1() -> bool:
         for slot in it.serving()["slots"]:
             if slot["slot"] == 1 and slot["pid"]:
-                os.kill(slot["pid"], signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has died since
+                    os.kill(slot["pid"], signal.SIGKILL)
         return "worker 1 (pid" in it.log and "forked again in 0.4 s" in it.log
 
     it.eventually(kill_slot_1)
@@ -96,6 +98,48 @@ def test_the_queues_of_all_slots_survive_another_number_of_slots(it: Plane, slot
     assert {each.slot for each in waiting} <= set(range(slots))
     assert {each.epoch for each in waiting} == {2}
     assert {it.dial().epoch for _ in range(40)} == {2}
+
+
+def test_a_slot_that_must_leave_before_it_is_ready_never_accepts(it: Plane) -> None:
+    """TTIN and TTOU at once: the zygote had told a new slot to leave, and told it to accept when it was ready. It was
+    offered a share of the connections, and its end was taken for a crash."""
+    it.start(listeners=ONE, slots=2, fault="stop at birth 2")
+    zygote = it.serving()["pid"]
+    it.signal(signal.SIGTTIN)
+    it.eventually(lambda: len(it.slots()) == 3)
+    new = next(slot["pid"] for slot in it.serving()["slots"] if slot["slot"] == 2)
+    it.eventually(lambda: stopped(new))
+    os.kill(zygote, signal.SIGSTOP)
+    it.eventually(lambda: stopped(zygote))
+    it.signal(signal.SIGTTOU)
+    it.eventually(lambda: "SIGTTOU received" in it.log)
+    os.kill(new, signal.SIGCONT)
+    it.eventually(lambda: sleeps(new))  # it has said READY, and waits for an answer
+    os.kill(zygote, signal.SIGCONT)
+    states = set()
+
+    def gone() -> bool:
+        slots = it.serving()["slots"]
+        states.update(slot["state"] for slot in slots if slot["pid"] == new)
+        return len(slots) == 2
+
+    it.eventually(gone)
+    assert states <= {"starting", "leaving", "draining"}
+    assert it.stats()["server.worker_crashes"] == 0
+    assert {it.dial().slot for _ in range(40)} == {0, 1}
+
+
+def stopped(pid: int) -> bool:
+    return state_of(pid) == "T"
+
+
+def sleeps(pid: int) -> bool:
+    return state_of(pid) == "S"
+
+
+def state_of(pid: int) -> str:
+    """proc(5)"""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_one_slot_more_and_one_less(it: Plane) -> None:

@@ -140,7 +140,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another layout": ({"hello": {**ATTACH["hello"], "layout": 99}}, "its shared-memory layout is 99"),
     "no hello": ({"hello": {}}, "HELLO.epoch"),
     "no slots": ({"slots": 0}, "with 0 slots"),
-    "impossible sums": ({"moved": -1}, "less than nothing"),
+    "no deadline": ({"deadline_s": float("nan")}, "no deadline"),
+    "impossible sums": ({"moved": -1}, "no number of connections"),
 }
 
 

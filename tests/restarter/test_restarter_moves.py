@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hotproxy.restarter.frames import HANDOFF
 from hotproxy.restarter.hello import Deadlines
 from hotproxy.restarter.loop import Loop
-from hotproxy.restarter.moves import LOOK_S, MAX_PAIRS, Move, Moves, may_move, spread, what_moved
+from hotproxy.restarter.moves import LOOK_S, MAX_PAIRS, Move, Moves, may_move, skim, spread, what_moved
 
 # --- who gives how much to whom ---
 
@@ -54,6 +54,26 @@ def test_a_giver_has_no_more_channels_than_a_message_can_carry() -> None:
     assert len(part) == MAX_PAIRS and sum(share for _, share in part) == 5000
 
 
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 3000), max_size=40), st.integers(0, 3000))
+def test_a_new_one_becomes_the_equal_of_those_who_stay(loads: list[int], taken: int) -> None:
+    given = skim(loads, taken)
+    after = [load - share for load, share in zip(loads, given, strict=True)]
+    average = (sum(loads) + taken) // (len(loads) + 1)
+    assert len(given) == len(loads) and min(given, default=0) >= 0
+    assert taken + sum(given) == max(taken, average)
+    assert all(kept >= average for kept, share in zip(after, given, strict=True) if share)
+    if any(given):  # it was taken from the fullest
+        assert max(after) - min(kept for kept, share in zip(after, given, strict=True) if share) <= 1
+
+
+def test_shares_of_a_new_one() -> None:
+    assert skim([100, 100], 0) == [33, 33]
+    assert skim([1000, 10], 0) == [336, 0]
+    assert skim([5, 5, 5], 5) == skim([0, 0, 0], 0) == [0, 0, 0]
+    assert skim([1], 0) == [0] and skim([], 0) == []
+
+
 # --- moves ---
 
 
@@ -74,21 +94,30 @@ class World:
 
     def generation(self, epoch: int, *serials: int) -> Any:
         live = SimpleNamespace(
-            epoch=epoch, told=[], members={}, hello=SimpleNamespace(deadlines=Deadlines(handoff_s=5.0))
+            epoch=epoch, told=[], members={}, pings=0, hello=SimpleNamespace(deadlines=Deadlines(handoff_s=5.0))
         )
         live.tell_member = lambda member, kind, fields, fds=(): live.told.append(
             (member.serial, kind, fields, len(fds))
         )
+        live.ping = lambda: setattr(live, "pings", live.pings + 1)
         for slot, serial in enumerate(serials):
-            member = SimpleNamespace(serial=serial, slot=slot, pid=1000 + serial, killed=0)
-            member.kill = lambda member=member: setattr(member, "killed", member.killed + 1)
-            live.members[serial] = member
+            self.fork(live, slot, serial)
         return live
+
+    def fork(self, live: Any, slot: int, serial: int) -> None:
+        member = SimpleNamespace(serial=serial, slot=slot, pid=1000 + serial, killed=0, state="accepting")
+        member.kill = lambda: setattr(member, "killed", member.killed + 1)
+        live.members[serial] = member
 
     def begin(self, old: Any, new: Any) -> Move:
         givers = [(old, member) for member in old.members.values()]
-        takers = [(new, member) for member in new.members.values()]
-        return self.moves.begin(givers, takers, self.time_s + 30.0, self.over.append)
+        return self.moves.begin(
+            givers, lambda: [(new, each) for each in new.members.values()], self.time_s + 30.0, self.over.append
+        )
+
+    def share(self, live: Any, new: int) -> Move:
+        givers = [(live, member) for serial, member in live.members.items() if serial != new]
+        return self.moves.share(givers, (live, live.members[new]), self.time_s + 30.0, self.over.append)
 
     def pairs(self, old: Any) -> list[tuple[int, int]]:
         """(giver's serial, pair) in order."""
@@ -122,13 +151,77 @@ def test_each_side_gets_its_end_and_the_sum_is_told(world: World) -> None:
     world.time_s += 0.25
     world.moves.on_moved(12, second[1], 99, 0, "")
     assert world.over == [move] and (move.moved, move.refused, move.ms) == (197, 1, 250)
-    assert world.counted == [(98, 1), (99, 0)]
+    assert world.counted == [(98, 0), (99, 0), (0, 1)]
     assert what_moved(move.moved, move.refused, move.ms) == ", 197 connections moved in 250 ms, 1 drains"
 
 
 def test_without_anybody_to_take_it_is_over_at_once(world: World) -> None:
     move = world.begin(world.generation(1, 11), world.generation(2))
     assert world.over == [move] and what_moved(move.moved, move.refused, move.ms) == ""
+
+
+def test_a_new_slot_gets_its_share_of_those_who_stay(world: World) -> None:
+    live = world.generation(1, 11, 12, 13)
+    world.connections = {11: 60, 12: 30, 13: 3}
+    move = world.share(live, 13)
+    assert [(serial, kind) for serial, kind, _, _ in live.told] == [(13, "TAKE"), (11, "GIVE")]
+    told = live.told[1][2]
+    assert told["stays"] is True and [share for _, share in told["pairs"]] == [28]
+    world.moves.on_moved(11, world.pairs(live)[0][1], 28, 0, "")
+    assert world.over == [move] and (move.moved, move.refused) == (28, 0)
+
+
+def test_a_new_slot_that_gets_nothing_is_ready_at_once(world: World) -> None:
+    live = world.generation(1, 11, 12)
+    move = world.share(live, 12)
+    assert world.over == [move] and not live.told
+
+
+def test_who_still_gets_something_gives_it_later(world: World) -> None:
+    """Two slots left one after the other. The second gave what it had to the third, was done, and then got the rest of
+    what the first had for it: that drained there, and a TCP connection that drains is cut."""
+    live = world.generation(1, 11, 12, 13)
+    world.connections = {13: 20, 12: 2}
+    stays, second, first = [(live, live.members[serial]) for serial in (11, 12, 13)]
+    world.moves.begin([first], lambda: [stays, second], world.time_s + 30.0, world.over.append)
+    into_stays, into_second = [pair for _, pair in world.pairs(live)]
+    second[1].state = "leaving"
+    later = world.moves.begin([second], lambda: [stays], world.time_s + 30.0, world.over.append)
+    world.moves.on_moved(13, into_stays, 4, 0, "")
+    assert [kind for serial, kind, _, _ in live.told if serial == 12] == ["TAKE"]
+    world.moves.on_moved(13, into_second, 5, 0, "")
+    assert [kind for serial, kind, _, _ in live.told if serial == 12] == ["TAKE", "GIVE"]
+    world.moves.on_moved(12, world.pairs(live)[-1][1], 14, 0, "")
+    assert world.over[-1] is later and (later.moved, later.refused) == (14, 0)
+
+
+def test_who_waits_to_give_does_so_to_those_who_are_still_there(world: World) -> None:
+    for gone in (11, 12):  # dead, or leaving
+        live = world.generation(1, 11, 12, 13, 14)
+        world.connections = {14: 5}
+        one, other, middle, first = [(live, live.members[serial]) for serial in (11, 12, 13, 14)]
+        world.moves.begin([first], [middle].copy, world.time_s + 30.0, world.over.append)
+        later = world.moves.begin([middle], [one, other].copy, world.time_s + 30.0, world.over.append)
+        if gone == 11:
+            del live.members[11]
+        else:
+            live.members[12].state = "leaving"
+        world.moves.on_moved(14, world.pairs(live)[0][1], 5, 0, "")
+        takers = [serial for serial, kind, _, _ in live.told if kind == "TAKE"]
+        assert takers == [13, 23 - gone]
+        world.moves.on_death(13)
+        assert world.over[-1] is later
+
+
+def test_a_share_whose_taker_is_gone_is_over(world: World) -> None:
+    live = world.generation(1, 11, 12, 13)
+    world.connections = {11: 50}
+    one, other, new = [(live, live.members[serial]) for serial in (11, 12, 13)]
+    world.moves.begin([one], lambda: [other], world.time_s + 30.0, world.over.append)
+    share = world.moves.share([other], new, world.time_s + 30.0, world.over.append)
+    del live.members[13]
+    world.moves.on_moved(11, world.pairs(live)[0][1], 50, 0, "")
+    assert world.over[-1] is share and share.moved == 0
 
 
 def test_a_giver_s_death_ends_its_pairs(world: World) -> None:
@@ -146,14 +239,64 @@ def test_a_taker_s_death_is_the_giver_s_to_tell(world: World) -> None:
     world.moves.on_death(21)
     assert not world.over
     world.moves.on_moved(11, world.pairs(old)[0][1], 0, 7, "the other worker is gone")
-    assert world.over and world.over[0].refused == 7
+    world.pass_time(1)
+    assert world.over and world.over[0].refused == 7 and world.counted[-1] == (0, 7)
+
+
+@pytest.mark.parametrize("forked_again", [True, False])
+def test_what_a_dead_taker_gave_back_is_given_to_others(world: World, forked_again: bool) -> None:
+    """It drained in the old generation, and a TCP connection that drains is cut in the end."""
+    old, new = world.generation(1, 11, 12), world.generation(2, 21, 22)
+    world.connections = {11: 9, 12: 9}
+    move = world.begin(old, new)
+    (_, first), (_, second) = world.pairs(old)
+    world.moves.on_moved(12, second, 9, 0, "")
+    world.moves.on_moved(11, first, 2, 7, "the other worker is gone")
+    assert not world.over, "there is another taker"
+    if forked_again:
+        del new.members[21]
+        world.fork(new, 0, 31)
+        world.moves.on_death(21)
+    world.pass_time(1)
+    again = world.pairs(old)[2:]
+    assert {serial for serial, _ in again} == {11, 12}
+    takers = [serial for serial, kind, _, _ in new.told[2:] if kind == "TAKE"]
+    assert set(takers) <= {22, 31} and (31 in takers) is forked_again
+    for serial, pair in again:
+        world.moves.on_moved(serial, pair, 7 if (serial, pair) == again[0] else 0, 0, "")
+    assert world.over == [move] and (move.moved, move.refused) == (18, 0)
+    assert sum(moved for moved, _ in world.counted) == 18 and not sum(refused for _, refused in world.counted)
+
+
+def test_there_is_one_second_attempt(world: World) -> None:
+    old, new = world.generation(1, 11), world.generation(2, 21, 22)
+    move = world.begin(old, new)
+    for attempt in (1, 2):
+        serial, pair = world.pairs(old)[-1]
+        world.moves.on_moved(serial, pair, 0, 1, "no answer in 5 s")
+        world.pass_time(1)
+        assert len(world.over) == attempt - 1
+    assert world.over == [move] and move.refused == 1 and world.counted[-1] == (0, 1)
+
+
+def test_none_is_made_when_the_time_is_over_or_nothing_is_left(world: World) -> None:
+    for refused, late_s in ((0, 0.0), (3, 31.0)):
+        world.over.clear()
+        old, new = world.generation(1, 11), world.generation(2, 21, 22)
+        move = world.begin(old, new)
+        world.time_s += late_s
+        world.moves.on_moved(11, world.pairs(old)[0][1], 0, refused, "the other worker is gone")
+        assert world.over == [move]
 
 
 def test_words_of_those_who_have_no_part_in_it_change_nothing(world: World) -> None:
     old, new = world.generation(1, 11), world.generation(2, 21)
     world.begin(old, new)
     pair = world.pairs(old)[0][1]
-    for serial, number, moved, refused in ((12, pair, 1, 0), (11, pair + 1, 1, 0), (11, pair, -1, 0), (21, pair, 1, 0)):
+    for serial, number, moved, refused in (
+        (12, pair, 1, 0), (11, pair + 1, 1, 0), (11, pair, -1, 0), (21, pair, 1, 0), (11, pair, 1 << 63, 0),
+        (11, pair, 0, 1 << 63),
+    ):  # fmt: skip
         world.moves.on_moved(serial, number, moved, refused, "")
         world.moves.on_stuck(serial if serial != 11 else 12, number, True)
     assert not world.over and not world.counted and not new.members[21].killed
@@ -203,6 +346,14 @@ def test_a_word_that_is_lost_ends_a_move_some_time(world: World) -> None:
     assert not world.over
     world.pass_time(2)
     assert world.over
+
+
+def test_while_it_waits_the_zygotes_of_those_who_give_are_asked_for_a_sign(world: World) -> None:
+    """One that had read everything and hung with MOVED in its hands was deaf to nobody: a reload waited 32 s for it."""
+    old, new = world.generation(1, 11, 12), world.generation(2, 21)
+    world.begin(old, new)
+    world.pass_time(3 * LOOK_S)
+    assert (old.pings, new.pings) == (3, 0)
 
 
 def test_what_a_dead_zygote_had_in_its_hands_is_not_waited_for(world: World) -> None:

@@ -103,6 +103,23 @@ def test_a_worker_that_dies_before_it_is_replaced(it: Plane) -> None:
     channel.close()
 
 
+def test_a_slot_that_is_taken_away_while_it_is_recycled(it: Plane) -> None:
+    """Its old process was in no seat any more, was never told to leave, and stayed until the next reload."""
+    it.start(listeners=ONE, slots=2)
+    zygote = it.serving()["pid"]
+    os.kill(zygote, signal.SIGSTOP)
+    channel = ask_later(it, 1)
+    assert it.ask("ping")
+    it.signal(signal.SIGTTOU)
+    it.eventually(lambda: "SIGTTOU received" in it.log)
+    os.kill(zygote, signal.SIGCONT)
+    answer = receive(channel).fields
+    assert not answer["ok"] and "there are fewer workers now" in answer["reason"]
+    it.eventually(lambda: [slot["slot"] for slot in it.serving()["slots"]] == [0])
+    assert {it.dial().slot for _ in range(40)} == {0}
+    channel.close()
+
+
 def test_who_waits_for_it_hears_that_all_is_over(it: Plane) -> None:
     it.start(listeners=ONE, slots=1)
     zygote = it.serving()["pid"]

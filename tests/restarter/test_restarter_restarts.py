@@ -187,4 +187,4 @@ def test_who_has_no_patience_is_answered_while_connections_still_move(plane: Fak
 
 
 def moved(count: int, refused: int, ms: int) -> Move:
-    return Move(lambda _: None, 0.0, moved=count, refused=refused, ms=ms)
+    return Move((), list, lambda _: None, 0.0, 30.0, moved=count, refused=refused, ms=ms)

@@ -47,6 +47,24 @@ def test_a_reload_keeps_the_port_and_counts(it: Plane) -> None:
     assert it.stats()["stand_in.accepted"] == 2
 
 
+def test_status_says_how_the_last_restart_went(it: Plane) -> None:
+    it.start(listeners=ONE)
+    assert it.status()["last_restart"] == {}, "a start is no restart"
+    answer = it.reload(listeners=ONE)
+    last = it.status()["last_restart"]
+    assert last == answer["last_restart"] and last["reason"] == answer["reason"]
+    assert list(last) == ["ok", "reason", "moved", "refused", "move_ms", "ms"]
+    assert (last["ok"], last["moved"], last["refused"]) == (True, 0, 0)
+    assert last["reason"] == f"generation 1 -> 2 ok in {last['ms']} ms" and 0 <= last["move_ms"] <= last["ms"]
+    with pytest.raises(Refused) as refused:
+        it.reload(listeners=ONE, fault="bad config")
+    last = it.status()["last_restart"]
+    assert (last["ok"], last["reason"], last["moved"]) == (False, str(refused.value), 0)
+    assert {name: value for name, value in it.stats().items() if name.startswith("server.restarts")} == {
+        "server.restarts": 1, "server.restarts_failed": 1,
+    }  # fmt: skip
+
+
 def test_an_open_connection_outlives_its_generation_until_the_deadline(it: Plane) -> None:
     it.start(listeners=ONE)
     old = it.dial()

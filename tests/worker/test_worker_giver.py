@@ -82,6 +82,18 @@ def test_what_is_refused_stays_and_everything_else_moves() -> None:
         assert both.taker.refused == 2 and both.taker.reasons == ["another version"]
 
 
+def test_idle_ones_that_are_refused_are_not_offered_for_ever() -> None:
+    """A reload took an endpoint out of a cluster to which a worker had more idle connections than a wave holds: the
+    same ones were offered, refused and offered again until the move's time was over, 30 s later."""
+    idle = [FakeMovable(f"i{number}") for number in range(CANARY + WAVE + 50)]
+    with two_workers(*many(3), idle=idle, refuse={each.name for each in idle}) as both:
+        both.giver.gets_the_rest()
+        both.begin()
+        both.run()
+        assert both.owner.given == [both.giver] and both.giver.moved == 3 and both.giver.why == ""
+        assert both.states().count("running") == len(idle)
+
+
 def test_what_can_not_move_now_is_asked_once_more() -> None:
     with two_workers(FakeMovable("a", pinned=1), FakeMovable("b", pinned=2), *many(30)) as both:
         both.begin()
@@ -165,7 +177,7 @@ def test_a_giver_that_says_nothing_is_given_up() -> None:
         both.new_loop.run()
         both.old_loop.readers.clear()
         assert both.arrived()[0].endswith("loaded")
-        both.wheel.arm(both.giver._step, 0.0)
+        both.giver._end._timer.disarm()
         both.pass_time(both.STEP_S)
         assert {each.state for each in both.arrivals.loaded} == {"discarded"} and both.owner.taken
 
@@ -175,7 +187,7 @@ def test_after_commit_only_the_taker_s_death_gives_a_wave_back() -> None:
         both.begin()
         both.new_loop.run()  # OFFER -> PREPARED
         both.old_loop.run()  # -> COMMIT
-        both.taker._step.disarm()  # it hangs
+        both.taker._end._timer.disarm()  # it hangs
         both.pass_time(2 * both.STEP_S)
         assert both.owner.stuck == [both.giver] and set(both.states()) == {"frozen"}
         both.giver.stop()
@@ -184,6 +196,32 @@ def test_after_commit_only_the_taker_s_death_gives_a_wave_back() -> None:
         both.new_end.close()
         both.old_loop.run()
         assert set(both.states()) == {"running"} and both.owner.given == [both.giver]
+
+
+def test_an_answer_that_is_there_counts_however_late_the_giver_reads_it() -> None:
+    """A machine was paused for a minute. When it woke, timers came before messages, and a worker that had said
+    COMMITTED and served its clients was killed for not having answered COMMIT."""
+    with two_workers(*many(3)) as both:
+        both.begin()
+        both.new_loop.run()  # OFFER -> PREPARED
+        both.old_loop.run()  # -> COMMIT
+        both.new_loop.run()  # -> COMMITTED
+        both.clock.advance(60.0)
+        both.wheel.advance()
+        assert not both.owner.stuck and set(both.states()) == {"released"} and both.giver.moved == 3
+
+
+def test_a_pause_of_everybody_is_no_silence_of_the_taker() -> None:
+    with two_workers(*many(CANARY + 5)) as both:
+        both.begin()
+        for _ in ("OFFER", "COMMIT"):  # the taker has not read it when both fall asleep
+            both.clock.advance(12.0)
+            both.wheel.advance()
+            both.new_loop.run()
+            both.old_loop.turn()
+        both.run()
+        assert not both.owner.stuck and set(both.states()) == {"released"}
+        assert (both.giver.why, both.taker.why) == ("", "")
 
 
 def test_a_committed_that_is_queued_counts_though_the_taker_is_dead() -> None:
@@ -342,13 +380,14 @@ def test_descriptors_that_are_no_connections_are_refused_one_by_one(tmp_path: ob
         both.taker.begin()
         pair = socket.socketpair()
         datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        wires = [RECORD] * 4
-        fds = [file.fileno(), datagram.fileno(), pair[0].fileno(), both.old_end.fileno()]
+        listening = socket.create_server(("127.0.0.1", 0))
+        fds = [file.fileno(), datagram.fileno(), pair[0].fileno(), both.old_end.fileno(), listening.fileno()]
+        wires = [RECORD] * len(fds)
         both.old_end.send("OFFER", {"wave": 1, "last": True, "records": wires}, fds)
         both.new_loop.run()
         message = both.old_end.receive()
-        assert message is not None and message.fields["refused"] == [0, 1, 3]
-        for sock in (*pair, datagram):
+        assert message is not None and message.fields["refused"] == [0, 1, 3, 4]
+        for sock in (*pair, datagram, listening):
             sock.close()
 
 

@@ -14,6 +14,7 @@ import msgpack
 import pytest
 
 from hotproxy.restarter.frames import Channel, ChannelClosed, FrameError
+from hotproxy.worker.giver import CANARY
 from tests.kit.instance import eventually
 from tests.worker.test_worker_process import Origin, Worker, ask, config_for, read_answer
 
@@ -114,6 +115,49 @@ def test_the_rest_goes_to_the_last_of_several(two: tuple[Worker, Worker]) -> Non
     assert_alive([], tcp)
 
 
+def test_a_worker_that_stays_gives_a_share_and_goes_on_with_the_rest(two: tuple[Worker, Worker]) -> None:
+    """Its own clients, new ones too, and what it was told to give later."""
+    old, new = two
+    old.begin()
+    new.begin()
+    tcp = [tcp_client(old, b"before") for _ in range(9)]
+    for share in (3, 2, 0):
+        ours, theirs = Channel.pair()
+        take(new, theirs)
+        fields = {"serial": 0, "pairs": [[1, share]], "step_s": 20.0, "until_s": FAR, "stays": True}
+        old.channel.send("GIVE", fields, [ours.fileno()])
+        ours.close()
+        moved = old.expect("MOVED").fields
+        assert (moved["moved"], moved["refused"], moved["why"]) == (share, 0, "")
+        assert_alive([http_client(old, "/")], [*tcp, tcp_client(old, b"x")])
+    ours, theirs = Channel.pair()
+    take(new, theirs)
+    give(old, ours)
+    moved = old.expect("MOVED").fields
+    assert moved["moved"] >= 4 and moved["refused"] == 0
+    assert_alive([], tcp)
+
+
+def test_what_a_dead_taker_has_not_seen_goes_to_the_next_one(two: tuple[Worker, Worker]) -> None:
+    """The wave that came back stays: perhaps it was what the taker died of."""
+    old, new = two
+    old.begin()
+    new.begin()
+    tcp = [tcp_client(old, b"before") for _ in range(40)]
+    ours, theirs = Channel.pair()
+    theirs.close()
+    give(old, ours)
+    moved = old.expect("MOVED").fields
+    assert (moved["moved"], moved["refused"]) == (0, 40) and "gone" in moved["why"]
+    for expected in (40 - CANARY, 0):
+        ours, theirs = Channel.pair()
+        take(new, theirs)
+        give(old, ours)
+        moved = old.expect("MOVED").fields
+        assert (moved["moved"], moved["refused"], moved["why"]) == (expected, CANARY, "")
+    assert_alive([], tcp)
+
+
 def test_a_taker_that_never_answers_gets_nothing(two: tuple[Worker, Worker]) -> None:
     old, _ = two
     old.begin()
@@ -146,6 +190,29 @@ def test_a_taker_without_descriptors_gets_nothing_and_lives(two: tuple[Worker, W
     assert_alive([], tcp + served + [tcp_client(new, b"z")])
 
 
+def test_a_giver_without_descriptors_says_so(two: tuple[Worker, Worker]) -> None:
+    """It refused GIVE, whose channels had no numbers; the supervisor waited 40 s for a word about them."""
+    old, _ = two
+    old.begin()
+    tcp = [tcp_client(old, b"x") for _ in range(3)]
+    limit = resource.prlimit(old.pid, resource.RLIMIT_NOFILE)
+    pairs = [Channel.pair() for _ in range(2)]
+    used = max(map(int, os.listdir(f"/proc/{old.pid}/fd")))
+    resource.prlimit(old.pid, resource.RLIMIT_NOFILE, (used + 1, limit[1]))
+    fillers = used + 1 - open_files(old)
+    held = [old.connect("web") for _ in range(fillers)]
+    eventually(lambda: open_files(old) == used + 1, "every descriptor to be in use")
+    fields = {"serial": 0, "pairs": [[1, 2], [2, 1]], "step_s": 20.0, "until_s": FAR}
+    old.channel.send("GIVE", fields, [ours.fileno() for ours, _ in pairs])
+    reports = [old.expect("MOVED").fields for _ in pairs]
+    assert [(each["pair"], each["moved"]) for each in reports] == [(1, 0), (2, 0)]
+    assert reports[0]["refused"] == 0 and reports[1]["refused"] >= 3 and "no descriptors" in reports[1]["why"]
+    resource.prlimit(old.pid, resource.RLIMIT_NOFILE, limit)
+    for sock in (*held, *(end.sock for pair in pairs for end in pair)):
+        sock.close()
+    assert_alive([], tcp)
+
+
 def test_a_worker_that_drains_neither_gives_nor_takes(two: tuple[Worker, Worker]) -> None:
     old, _ = two
     old.begin()
@@ -170,6 +237,7 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ("GIVE", {"pairs": []}, []),
     ("GIVE", {"pairs": [[1, 5], [2, 5]]}, ["channel"]),
     ("GIVE", {"pairs": [[1]]}, ["channel"]),
+    ("GIVE", {"pairs": [[1, 5]], "stays": 1}, ["channel"]),
     ("GIVE", {"pairs": [["1", 5]]}, ["channel"]),
     ("GIVE", {"pairs": [7]}, ["channel"]),
     ("GIVE", {"pairs": [[1, 5]]}, ["pipe"]),

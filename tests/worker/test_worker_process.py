@@ -357,6 +357,26 @@ def test_bad_frames_are_answered_and_change_nothing(worker):
         assert client.recv(1) == b"x"
 
 
+def test_what_nobody_can_accept_on_is_closed_and_changes_nothing(worker):
+    """It stayed among the sockets of its listener, which from then on failed whenever it was told to accept."""
+    worker.begin()
+    reading, writing = os.pipe()
+    connected, other = socket.socketpair()
+    worker.channel.send("ADOPT", {"sockets": [["db", 0, 3, True, False]]}, [reading])
+    assert "can't be used" in worker.expect("UNKNOWN").fields["why"]
+    worker.channel.send("ADOPT", {"sockets": [["db", 0, 3, False, False]]}, [connected.fileno()])
+    connected.close()
+    assert other.recv(1) == b""
+    worker.channel.send("ACCEPT_ON")
+    worker.expect("ACCEPTING")
+    with worker.connect("db") as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+    for fd in (reading, writing):
+        os.close(fd)
+    other.close()
+
+
 def test_signals_do_not_move_it(worker):
     worker.begin()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):

@@ -1,7 +1,5 @@
 """200,000 connections, and slow clients of every kind beside them: others are served, and all is as before afterwards.
 
-    make soak            this is its second part; some two minutes. Exit code 1 and the reason when something is wrong
-
 Beside wrk, which makes a new connection for each request, sit idle clients, some that drip into their head, some that
 stop in their body, and some that never read. A probe asks ten times a second and must always be answered; slow clients
 must be let go at their time, on the real clock; memory and descriptors must come back.
@@ -9,25 +7,22 @@ must be let go at their time, on the real clock; memory and descriptors must com
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import re
-import resource
 import socket
 import statistics
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from bench.soak.figures import Figure, none
 from bench.startup import memory_kib
 from tests.kit import clients, origin
 from tests.kit.instance import Instance, eventually, instance
 
+CONNECTIONS = 200_000
+SLOW_CLIENTS = 500  # of each kind
 HEAD_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 15.0
 # A tick of the wheel, a busy machine, and the idle timer's second look at a reader that took some bytes at first.
@@ -129,7 +124,7 @@ def storm(port: int, connections: int) -> tuple[int, float]:
     return made, time.monotonic() - began
 
 
-def soak(proxy: Instance, connections: int, size: int) -> list[str]:
+def soak(proxy: Instance, connections: int, size: int) -> list[Figure]:
     problems: list[str] = []
     port, worker = proxy.port("web"), proxy.workers()[0]
     for _ in range(4):  # what the allocators keep for good is taken by then (measured: after three)
@@ -154,20 +149,22 @@ def soak(proxy: Instance, connections: int, size: int) -> list[str]:
     probe.stop()
     eventually(lambda: proxy.stats()["http.web.downstream_cx_active"] == 0, "connections to close")
     after = weigh(worker)
-    print(f"{made} connections in {took_s:.0f}s ({made / took_s:.0f}/s); {4 * size} slow clients beside them")
-    print(f"  the probe: {len(probe.took_s)} answers, median {statistics.median(probe.took_s) * 1000:.1f} ms, "
-          f"worst {max(probe.took_s) * 1000:.0f} ms, {len(probe.failures)} failures")  # fmt: skip
-    for what, value in before.items():
-        print(f"  {what:8} {value:8} -> {after[what]:8}")
-    if probe.failures:
-        problems.append(f"the probe was not served: {probe.failures[:3]}")
-    if after["fds"] != before["fds"]:
-        problems.append(f"descriptors: {before['fds']} before, {after['fds']} afterwards")
-    if after["kib"] > before["kib"] + GROWTH_KIB:
-        problems.append(f"memory grew from {before['kib']} to {after['kib']} KiB")
-    if proxy.workers() != [worker]:
-        problems.append("the worker has died")
-    return problems
+    median_ms, worst_ms = statistics.median(probe.took_s) * 1000, max(probe.took_s) * 1000
+    answers = f"{median_ms:.1f} ms median, {worst_ms:.0f} ms worst"
+    grown = after["kib"] - before["kib"]
+    left = after["fds"] - before["fds"]
+    return [
+        Figure(
+            "crowd", f"connections beside {4 * size} slow clients", f"{made}", f">= {connections}", made >= connections
+        ),
+        Figure("crowd", "  a second", f"{made / took_s:.0f}", "", True, False),
+        none("crowd", "  a probe's failures", probe.failures, f"{len(probe.took_s)}"),
+        Figure("crowd", "  a probe's answers", answers, "", True, False),
+        none("crowd", "  slow clients not let go at their time", problems, f"{4 * size}"),
+        none("crowd", "  descriptors that are left", left),
+        Figure("crowd", "  memory", f"{grown} KiB more", f"<= {GROWTH_KIB}", grown <= GROWTH_KIB),
+        Figure("crowd", "  the worker lives", f"{proxy.workers() == [worker]}", "True", proxy.workers() == [worker]),
+    ]
 
 
 def weigh(pid: int) -> dict[str, int]:
@@ -179,27 +176,12 @@ def weigh(pid: int) -> dict[str, int]:
     return {"kib": memory_kib(pid, "Private_Dirty"), "fds": others}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--connections", type=int, default=200_000)
-    parser.add_argument("--slow", type=int, default=500, help="slow clients of each kind")
-    arguments = parser.parse_args()
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with tempfile.TemporaryDirectory(prefix="hp-") as name:
-        directory = Path(name)
-        (directory / "nginx" / "files").mkdir(parents=True)
-        (directory / "nginx" / "files" / "large").write_bytes(bytes(8 << 20))
-        with (
-            origin.nginx(directory / "nginx") as address,
-            socket.create_server(("127.0.0.1", 0), backlog=4096) as mute,  # connects, and says nothing
-            instance(directory, CONFIG.format(origin=address, mute=f"127.0.0.1:{mute.getsockname()[1]}")) as proxy,
-        ):
-            problems = soak(proxy, arguments.connections, arguments.slow)
-    for problem in problems[:20]:
-        print(f"soak: {problem}", file=sys.stderr)
-    return 1 if problems else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def run(directory: Path, share: float) -> list[Figure]:
+    (directory / "nginx" / "files").mkdir(parents=True)
+    (directory / "nginx" / "files" / "large").write_bytes(bytes(8 << 20))
+    with (
+        origin.nginx(directory / "nginx") as address,
+        socket.create_server(("127.0.0.1", 0), backlog=4096) as mute,  # connects, and says nothing
+        instance(directory, CONFIG.format(origin=address, mute=f"127.0.0.1:{mute.getsockname()[1]}")) as proxy,
+    ):
+        return soak(proxy, round(CONNECTIONS * share), round(SLOW_CLIENTS * share))
