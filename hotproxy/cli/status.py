@@ -51,6 +51,7 @@ def render_status(data: dict[str, Any]) -> str:
         f"config {data['config']}",
         *_peculiar(data),
     ]
+    lines += _supervisor(data.get("supervisor", {}))
     lines += [f"listener {each['name']}: {', '.join(each['addresses'])}" for each in data["listeners"]]
     for generation in data["generations"]:
         control = generation["control"]["pid"]
@@ -65,6 +66,14 @@ def render_status(data: dict[str, Any]) -> str:
         how = last["reason"] if last["ok"] else f"refused: {last['reason']}"
         lines.append(f"last restart: {how}")
     return "\n".join(lines)
+
+
+def _supervisor(data: dict[str, str]) -> list[str]:
+    """What is out of the ordinary with the process itself."""
+    lines = [data["note"]] if data.get("note") else []
+    if data.get("on_disk") and data["on_disk"] != data["code"]:
+        lines.append(f"the supervisor's code is {data['code']}, on the disk is {data['on_disk']}")
+    return lines
 
 
 def _peculiar(data: dict[str, Any]) -> list[str]:

@@ -67,6 +67,7 @@ def _config(config: model.Config, show: Shown) -> dict[str, Any]:
         tree["admin"] = {"address": str(config.admin.address)}
     tree["drain_timeout"] = duration_text(config.drain_timeout_s)
     tree["handoff_timeout"] = duration_text(config.handoff_timeout_s)
+    tree["orphan_timeout"] = duration_text(config.orphan_timeout_s)
     tree["listeners"] = [_listener(listener, show) for listener in config.listeners]
     tree["clusters"] = [_cluster(cluster, show) for cluster in config.clusters]
     return tree

@@ -150,6 +150,7 @@ class _Run:
         workers = fields.value("workers", _workers)
         drain_timeout_s = fields.duration("drain_timeout", model.DEFAULT_DRAIN_TIMEOUT_S)
         handoff_timeout_s = fields.duration("handoff_timeout", model.DEFAULT_HANDOFF_TIMEOUT_S)
+        orphan_timeout_s = fields.duration("orphan_timeout", model.DEFAULT_ORPHAN_TIMEOUT_S)
         admin = self._admin(fields)
         self._sections(fields)
         self._includes(fields, source)
@@ -160,6 +161,7 @@ class _Run:
             admin=admin,
             drain_timeout_s=drain_timeout_s,
             handoff_timeout_s=handoff_timeout_s,
+            orphan_timeout_s=orphan_timeout_s,
             listeners=tuple(self.listeners),
             clusters=tuple(self.clusters),
         )

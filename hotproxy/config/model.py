@@ -14,6 +14,8 @@ from hotproxy.config.address import Address
 DEFAULT_DRAIN_TIMEOUT_S: Final = 30.0
 # An answer within a restart takes milliseconds; a worker that needs seconds for it is as good as hung.
 DEFAULT_HANDOFF_TIMEOUT_S: Final = 5.0
+# How long a generation without a supervisor serves on: time for systemd to start a new one, several times over.
+DEFAULT_ORPHAN_TIMEOUT_S: Final = 60.0
 # Envoy's default for a route.
 DEFAULT_TIMEOUT_S: Final = 15.0
 # Envoy's stream_idle_timeout.
@@ -155,5 +157,6 @@ class Config:
     admin: Admin | None = None
     drain_timeout_s: float = DEFAULT_DRAIN_TIMEOUT_S
     handoff_timeout_s: float = DEFAULT_HANDOFF_TIMEOUT_S
+    orphan_timeout_s: float = DEFAULT_ORPHAN_TIMEOUT_S
     listeners: tuple[Listener, ...] = ()
     clusters: tuple[Cluster, ...] = ()

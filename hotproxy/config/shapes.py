@@ -20,7 +20,17 @@ _SCOPED_LATER: Final = ("retry", "request_headers", "response_headers", "filters
 
 CONFIG: Final = Shape(
     "the config",
-    ("workers", "admin", "drain_timeout", "handoff_timeout", "env_files", "include", "listeners", "clusters"),
+    (
+        "workers",
+        "admin",
+        "drain_timeout",
+        "handoff_timeout",
+        "orphan_timeout",
+        "env_files",
+        "include",
+        "listeners",
+        "clusters",
+    ),
 )
 INCLUDED: Final = Shape("an included file", ("listeners", "clusters"))
 ADMIN: Final = Shape("the admin section", ("address",), example='{address: "127.0.0.1:9901"}')

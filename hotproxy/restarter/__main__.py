@@ -8,8 +8,9 @@ import sys
 import traceback
 from pathlib import Path
 
-from hotproxy.errors import EXIT_INTERNAL, HotproxyError
+from hotproxy.errors import EXIT_INTERNAL, EXIT_OK, HotproxyError
 from hotproxy.restarter.log import ERROR, log
+from hotproxy.restarter.resume import Inherited
 from hotproxy.restarter.supervisor import Options, Supervisor
 
 
@@ -22,13 +23,45 @@ def main() -> int:
     parser.add_argument("--allow-faults", action="store_true")
     parser.add_argument("--last-good", type=Path)
     parser.add_argument("--fallback-last-good", action="store_true")
+    add_own_arguments(parser)
     chosen = parser.parse_args()
     options = Options(
         os.path.abspath(chosen.config), chosen.instance, chosen.instance_dir.absolute(), chosen.workers,
         chosen.allow_faults, chosen.last_good, chosen.fallback_last_good,
     )  # fmt: skip
     # By the unresolved path: a virtual environment that is a symlink is followed anew at every restart.
-    return run(Supervisor(options, [sys.executable, "-I", "-m", "hotproxy.zygote"]))
+    interpreter = [sys.executable, "-I", "-m"]
+    own = [*interpreter, "hotproxy.restarter", *_arguments(options)]
+    supervisor = Supervisor(
+        options, [*interpreter, "hotproxy.zygote"], own_command=own, inherited=inherited_by(chosen)
+    )  # fmt: skip
+    return rehearse(supervisor) if chosen.rehearse else run(supervisor)
+
+
+def add_own_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a supervisor says to its own next version (`renewal`, `resume`)."""
+    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--lock-fd", type=int, default=-1)
+    parser.add_argument("--commands-fd", type=int, default=-1)
+    parser.add_argument("--resume", type=int, default=-1)
+
+
+def inherited_by(chosen: argparse.Namespace) -> Inherited:
+    return Inherited(chosen.lock_fd, chosen.commands_fd, chosen.resume)
+
+
+def _arguments(options: Options) -> list[str]:
+    arguments = ["--config", options.config, "--instance", options.instance]
+    arguments += ["--instance-dir", str(options.instance_dir)]
+    if options.workers:
+        arguments += ["--workers", str(options.workers)]
+    if options.allow_faults:
+        arguments.append("--allow-faults")
+    if options.last_good is not None:
+        arguments += ["--last-good", str(options.last_good)]
+    if options.fallback_last_good:
+        arguments.append("--fallback-last-good")
+    return arguments
 
 
 def run(supervisor: Supervisor) -> int:
@@ -41,6 +74,12 @@ def run(supervisor: Supervisor) -> int:
     except Exception:
         log(ERROR, "internal error: " + traceback.format_exc())
         return EXIT_INTERNAL
+
+
+def rehearse(supervisor: Supervisor) -> int:
+    """For the supervisor that runs: the digest of this code on stdout, if it can begin. What is raised is on stderr."""
+    print(supervisor.rehearse())
+    return EXIT_OK
 
 
 if __name__ == "__main__":

@@ -108,6 +108,7 @@ class Actions:
         assert hello is not None
         try:
             self._ledger.admit(hello.stats, hello.version)
+            live.serial = self._ledger.enlist(live.epoch, live.pid)
             live.lease = self._sockets.acquire(hello)
         except (BindRefused, ShmError) as refused:
             self._supervisor.blame(live, str(refused))
@@ -119,7 +120,11 @@ class Actions:
     def _send_sockets(self, live: LiveGeneration, sockets: list[OwnedSocket]) -> None:
         batches = [sockets[at : at + MAX_FDS] for at in range(0, len(sockets), MAX_FDS)] or [[]]
         for batch in batches:
-            fields = {"sockets": [live.lease.wire(owned) for owned in batch], "last": batch is batches[-1]}
+            fields = {
+                "sockets": [live.lease.wire(owned) for owned in batch],
+                "inodes": [owned.inode for owned in batch],
+                "last": batch is batches[-1],
+            }
             live.outbox.post("SOCKETS", fields, [owned.sock.fileno() for owned in batch])
 
     def _succeed(self, live: LiveGeneration, event: Event) -> None:
@@ -150,7 +155,8 @@ class Actions:
             for at in range(0, len(adopted), MAX_FDS):
                 batch = adopted[at : at + MAX_FDS]
                 wires = [heir.lease.wire(owned) for owned in batch]
-                heir.outbox.post("ADOPT", {"sockets": wires}, [owned.sock.fileno() for owned in batch])
+                fields = {"sockets": wires, "inodes": [owned.inode for owned in batch]}
+                heir.outbox.post("ADOPT", fields, [owned.sock.fileno() for owned in batch])
         else:
             heir.share(adopted)
 
@@ -161,6 +167,8 @@ class Actions:
     def _shut(self, live: LiveGeneration, event: Event) -> None:
         if self._supervisor.stopping:
             live.removed = self._sockets.all()
+        known = set(map(id, live.removed))
+        live.removed += [owned for owned in self._sockets.strays(live.lease) if id(owned) not in known]
         wires = [live.lease.wire(owned) for owned in live.removed if owned.identity in live.lease.names]
         if not wires:
             self._supervisor.handle(live, Event.SHUT_DONE)

@@ -1,4 +1,5 @@
-"""`supervisor.sock`: one command and one answer for each connection, from the same user or root.
+"""`supervisor.sock`: one command and one answer for each connection, from the same user or root; and zygotes of a
+supervisor that is dead, which introduce themselves.
 
 It always answers, whatever the workers do: nothing here waits for anybody.
 """
@@ -67,25 +68,39 @@ class Caller:
 class CommandSocket:
     """Listens on `path`, mode 0660. `on_command(caller, verb, arguments)` must lead to one answer."""
 
-    def __init__(self, path: Path, loop: Loop, on_command: Callable[[Caller, str, dict[str, Any]], None]) -> None:
-        """Replaces what a dead supervisor left (the caller holds the instance's lock). Raises OSError."""
+    def __init__(
+        self,
+        path: Path,
+        loop: Loop,
+        on_command: Callable[[Caller, str, dict[str, Any]], None],
+        on_attach: Callable[[Channel, int, Message], None],
+        inherited: int = -1,
+    ) -> None:
+        """Replaces what a dead supervisor left (the caller holds the instance's lock). Raises OSError.
+
+        `inherited`: the socket of this process's earlier code, which goes on listening.
+        `on_attach(channel, pid, ATTACH)`: a zygote without a supervisor; the channel stays open, and is the callee's.
+        """
         self.path = path
         self._loop = loop
         self._on_command = on_command
+        self._on_attach = on_attach
         self._callers: dict[Caller, None] = {}  # the oldest first
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sock = _listen(path) if inherited < 0 else socket.socket(fileno=inherited)
         self._sock.setblocking(False)
-        part = path.with_name(f"{path.name}.new")
-        part.unlink(missing_ok=True)
-        self._sock.bind(str(part))
-        os.chmod(part, 0o660)
-        # A client that does not block is told EAGAIN by a full queue.
-        self._sock.listen(MAX_CALLERS)
-        part.replace(path)
+        os.set_inheritable(self._sock.fileno(), False)
         status = path.lstat()
         assert stat.S_ISSOCK(status.st_mode)
         self._inode = status.st_ino
         self._watch()
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    @property
+    def busy(self) -> bool:
+        """Somebody is connected."""
+        return bool(self._callers)
 
     def close(self) -> None:
         self._loop.unwatch(self._sock)
@@ -146,6 +161,11 @@ class CommandSocket:
             self._obey(caller, message)
 
     def _obey(self, caller: Caller, message: Message) -> None:
+        if message.kind == "ATTACH" and not caller.asked:
+            self._loop.unwatch(caller.channel)
+            del self._callers[caller]
+            self._on_attach(caller.channel, caller.pid, message)
+            return
         message.close_fds()
         if message.kind != "COMMAND":
             caller.refuse(message.kind, "only COMMAND is understood here")
@@ -158,3 +178,15 @@ class CommandSocket:
         if verb not in ("status", "ping"):  # they change nothing, and come at 20 Hz
             log(INFO, f"command '{verb[:40]}' from uid {caller.uid} (pid {caller.pid})")
         self._on_command(caller, verb, arguments)
+
+
+def _listen(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    part = path.with_name(f"{path.name}.new")
+    part.unlink(missing_ok=True)
+    sock.bind(str(part))
+    os.chmod(part, 0o660)
+    # A client that does not block is told EAGAIN by a full queue.
+    sock.listen(MAX_CALLERS)
+    part.replace(path)
+    return sock

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from hotproxy.restarter.frames import PROTOCOL_VERSION, Channel, FrameError, Message
 from hotproxy.restarter.generation import ON_TRIAL, Event, State
 from hotproxy.restarter.hello import MAX_SLOTS, HelloError, parse
 from hotproxy.restarter.live import LEAVING, Ears, LiveGeneration, Member
-from hotproxy.restarter.log import ERROR, NOTICE, WARNING, log
-from hotproxy.restarter.spawn import describe_exit
+from hotproxy.restarter.log import ERROR, WARNING, log
+from hotproxy.restarter.spawn import UNKNOWN, describe_exit, exit_status
 from hotproxy.shm.layout import LAYOUT_VERSION, ROLES, ShmError
 
 if TYPE_CHECKING:
@@ -85,9 +85,6 @@ class Conversation:
                 self._refuse(live, "HELLO", str(error))
                 return
             live.hello = hello
-            if hello.supervisor_digest != self._supervisor.code:
-                text = f"generation {live.epoch} comes with other code for the supervisor"
-                log(NOTICE, f"{text}, which goes on with its own until hotproxy is stopped and started")
         self._supervisor.handle(live, Event.HELLO)
 
     def _on_slab(self, live: LiveGeneration, message: Message) -> None:
@@ -157,16 +154,30 @@ class Conversation:
             live.promised.discard(message.fields["serial"])
             self._ledger.fold(message.fields["serial"])
 
+    def on_untold_death(self, live: LiveGeneration, died: dict[str, Any]) -> None:
+        """A generation of an earlier supervisor says who of it is dead. Some of that was heard before: what is still in
+        the shared memory was not."""
+        if died["serial"] not in live.promised:
+            return
+        live.promised.discard(died["serial"])
+        if died["status"] != 0 and died["role"] == "worker":
+            self._count_crash(live, died["serial"], died["slot"], died["pid"], died["status"])
+        self._ledger.fold(died["serial"])
+
+    def _count_crash(self, live: LiveGeneration, serial: int, slot: int, pid: int, status: int) -> None:
+        self._ledger.count_crash(serial)
+        log(ERROR, f"worker {slot} (pid {pid}) of generation {live.epoch} crashed: {describe_exit(status)}")
+        if live.crash_signals.count(status, self._supervisor.loop.now_s()):
+            self._supervisor.doubt_compiled(live)
+
     def _bury(self, live: LiveGeneration, member: Member, status: int) -> None:
-        del live.members[member.serial]
+        if live.members.pop(member.serial, None) is None:
+            return  # its end was seen in two ways
+        self._supervisor.loop.unwatch(member.pidfd)
         member.close()
-        crashed = (status != 0 or member.state == "accepting") and live.state is not State.FAILED
+        crashed = (status not in (0, UNKNOWN) or member.state == "accepting") and live.state is not State.FAILED
         if crashed and member.role == "worker":
-            self._ledger.count_crash(member.serial)
-            how = describe_exit(status)
-            log(ERROR, f"worker {member.slot} (pid {member.pid}) of generation {live.epoch} crashed: {how}")
-            if live.crash_signals.count(status, self._supervisor.loop.now_s()):
-                self._supervisor.doubt_compiled(live)
+            self._count_crash(live, member.serial, member.slot, member.pid, status)
         self._ledger.fold(member.serial)
         self._supervisor.moves.on_death(member.serial)
         self._supervisor.recycling.on_death(member)
@@ -197,7 +208,9 @@ class Conversation:
                     self._supervisor.handle(live, answer)
 
     def on_death(self, pid: int, status: int) -> None:
-        """A child of ours was reaped: a zygote, or somebody whom a dead zygote left."""
+        """Somebody has ended: a zygote, somebody whom a dead zygote left, or a rehearsal."""
+        if self._supervisor.renewal.on_death(pid, status):
+            return
         for live in self._supervisor.live_generations():
             if live.zygote_alive and live.pid == pid:
                 self._on_zygote_death(live, status)
@@ -217,6 +230,8 @@ class Conversation:
         live.zygote_alive = False
         self._supervisor.blame(live, _epitaph(live, status))
         live.take_over()
+        for member in live.members.values():  # who reaps them now depends on who started their zygote
+            self._supervisor.loop.watch(member.pidfd, partial(self._on_orphan_end, live, member))
         self._supervisor.moves.on_zygote_death(live)
         self._supervisor.handle(live, Event.ZYGOTE_DIED)
         if live.state is State.ORPHANED:
@@ -224,13 +239,13 @@ class Conversation:
         if live.empty:
             self._supervisor.handle(live, Event.EMPTY)
 
+    def _on_orphan_end(self, live: LiveGeneration, member: Member) -> None:
+        if member.serial in live.members:
+            self._bury(live, member, exit_status(member.pid))
+
     def _bury_unreaped(self, live: LiveGeneration, member: Member) -> None:
-        """Reaped by its zygote, which died before it could say so; or a zombie that is ours now."""
-        try:
-            pid, status = os.waitpid(member.pid, os.WNOHANG)
-        except ChildProcessError:
-            pid, status = 0, 0
-        self._bury(live, member, status if pid else 0)
+        """Reaped by its zygote, which died before it could say so; or a zombie that is ours now, or somebody else's."""
+        self._bury(live, member, exit_status(member.pid))
 
 
 def _epitaph(live: LiveGeneration, status: int) -> str:

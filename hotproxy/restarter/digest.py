@@ -9,6 +9,9 @@ from typing import Final
 # All that a supervisor imports of hotproxy (CONTRIBUTING.md, "Imports point one way").
 PARTS: Final = ("restarter/*.py", "shm/*.py", "shm/*.pyx", "clock.py", "data_path.py", "errors.py")
 
+# What is shown of a digest: as unique as git's.
+SHOWN: Final = 12
+
 
 def supervisor_code() -> str:
     """SHA-256, in hex, of the sources on disk, with their names. OSError where they can't be read."""

@@ -83,6 +83,20 @@ KINDS: Final[dict[str, dict[str, type]]] = {
     "RELEASE": {"sockets": list},  # Z -> W: stop accepting on these, close your copies: their own slot is back
     "SHUT": {"sockets": list},  # S -> Z -> W: these listeners are removed: accept what waits, then shut them down
     "SHUT_DONE": {},  # W -> Z -> S: ... done
+    # a zygote whose supervisor is gone, to the next one, on `supervisor.sock`: ATTACH, SOCKETS (as it was given them),
+    # FORKED and SLOT for each child, DIED for deaths that nobody may have heard of, INTRODUCED
+    # Z -> S; `moved`, `refused`: sums of MOVED that it could not tell
+    "ATTACH": {
+        "state": str,
+        "slots": int,
+        "soft_drain": bool,
+        "deadline_s": float,
+        "moved": int,
+        "refused": int,
+        "hello": dict,
+    },
+    "INTRODUCED": {},  # Z -> S
+    "ATTACHED": {"ok": bool, "why": str},  # S -> Z: all is as before; or why it can't be
     # the move of connections: from a slot that leaves to one that stays, or from those that stay to one that is new,
     # through socketpairs of the supervisor
     # S -> Z -> W, fds: a channel for each of [pair, share of your connections]; give them away there, `step_s` for each

@@ -5,8 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
+from typing import Final
 
 from hotproxy.errors import EXIT_NOT_PERMITTED, EXIT_REFUSED, HotproxyError
+
+SUPERVISOR_SOCKET: Final = "supervisor.sock"
 
 
 class InstanceLock:
@@ -17,9 +20,16 @@ class InstanceLock:
 
     __slots__ = ("_fd", "path")
 
-    def __init__(self, directory: Path, instance: str) -> None:
-        """Raises HotproxyError when another supervisor runs this instance: names its pid."""
+    def __init__(self, directory: Path, instance: str, inherited: int = -1) -> None:
+        """Raises HotproxyError when another supervisor runs this instance: names its pid. `inherited`: the descriptor
+        with which this process's earlier code holds it."""
         self.path = directory / "lock"
+        if inherited >= 0:
+            self._fd = inherited
+            os.set_inheritable(inherited, False)
+            if self._is_there():
+                return
+            os.close(inherited)  # somebody has removed the file
         while True:
             try:
                 self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
@@ -42,6 +52,9 @@ class InstanceLock:
         except OSError as error:
             self.release()
             raise HotproxyError(f"{self.path}: {error.strerror}") from None
+
+    def fileno(self) -> int:
+        return self._fd
 
     def _is_there(self) -> bool:
         """False when the file that is locked was removed by its last holder between our open and our lock: the next

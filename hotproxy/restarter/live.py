@@ -91,6 +91,9 @@ class LiveGeneration:
     stderr: int
     started_s: float
     state: State = State.STARTING
+    serial: int = 0  # of the zygote's entry in the shared memory
+    zygote_pidfd: int = -1  # of one that an earlier supervisor has started
+    yielded: bool = False  # it came back from an earlier supervisor, and accepts no more
     zygote_alive: bool = True  # we talk to it, and not to its slots; true until all that it said was heard
     zygote_reaped: bool = False  # its pid may be somebody else's by now
     hello: Hello | None = None
@@ -221,10 +224,20 @@ class LiveGeneration:
         self.deaf_ticks = self.deaf_ticks + 1 if deaf else 0
         return self.deaf_ticks >= ticks
 
+    def kill_zygote(self) -> None:
+        if not self.zygote_alive or self.zygote_reaped:
+            return
+        try:
+            if self.zygote_pidfd >= 0:
+                signal.pidfd_send_signal(self.zygote_pidfd, signal.SIGKILL)
+            else:
+                os.kill(self.pid, signal.SIGKILL)  # our child: its pid is its own until we reap it
+        except ProcessLookupError:
+            pass  # dead, and reaped by somebody else
+
     def kill(self) -> None:
         """Every process, at once."""
-        if self.zygote_alive and not self.zygote_reaped:
-            os.kill(self.pid, signal.SIGKILL)  # our child: its pid is its own until we reap it
+        self.kill_zygote()
         for member in self.members.values():
             member.kill()
 
@@ -233,7 +246,11 @@ class LiveGeneration:
             self.alarm.cancel()
         self.outbox.close()
         self._close_stderr()
+        if self.zygote_pidfd >= 0:
+            os.close(self.zygote_pidfd)
+            self.zygote_pidfd = -1
         for member in self.members.values():
+            self.loop.unwatch(member.pidfd)
             member.close()
         self.members.clear()
 

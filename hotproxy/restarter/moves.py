@@ -16,6 +16,7 @@ A slot gives when nothing more comes to it: what came after its last wave would 
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -88,7 +89,12 @@ class Moves:
         self._pairs: dict[int, _Pair] = {}
         self._given_up: dict[int, _Pair] = {}  # their givers may still say how it went, or that they are stuck
         self._waiting: list[Move] = []  # for what still comes to one of their givers
-        self._last = 0
+        # Pairs of an earlier supervisor may still be under way, and must not be taken for one of ours.
+        self._last = time.monotonic_ns()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._pairs or self._waiting)
 
     def begin(
         self,

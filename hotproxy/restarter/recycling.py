@@ -36,6 +36,10 @@ class Recycling:
         self._supervisor = supervisor
         self._asked: dict[int, _Asked] = {}  # by the old process's serial
 
+    @property
+    def busy(self) -> bool:
+        return bool(self._asked)
+
     def request(self, caller: Caller, slot: object) -> None:
         supervisor = self._supervisor
         live = next((each for each in supervisor.live_generations() if each.state is State.ACTIVE), None)

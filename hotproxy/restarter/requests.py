@@ -41,8 +41,16 @@ class Requests:
         self._supervisor.loop.watch(self._wake, self._on_wake)
 
     def _on_wake(self) -> None:
-        for number in self._wake.recv(4096):
+        try:
+            numbers = self._wake.recv(4096)
+        except BlockingIOError:
+            return  # `catch_up` was faster
+        for number in numbers:
             self._on_signal(signal.Signals(number))
+
+    def catch_up(self) -> None:
+        """With the signals that were received, now."""
+        self._on_wake()
 
     def _on_signal(self, number: signal.Signals) -> None:
         if number is signal.SIGCHLD:
@@ -51,7 +59,7 @@ class Requests:
         log(INFO, f"{number.name} received")
         if number in (signal.SIGHUP, signal.SIGUSR2):
             if number is signal.SIGUSR2:
-                log(NOTICE, "this version does not exec the supervisor anew: SIGUSR2 is a hot restart")
+                self._supervisor.renewal.ask()
             self._supervisor.restarts.request()
         elif number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
             self._supervisor.stop(0.0, None)

@@ -8,7 +8,7 @@ a request while one runs is queued, depth one: the config that is read last wins
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -57,6 +57,13 @@ class Outcome:
     refused: int = 0  # those that stayed, and drain
     move_ms: int = 0  # how long all of that took
 
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Outcome:
+        """Raises KeyError."""
+        return cls(
+            bool(wire["ok"]), str(wire["reason"]), wire["ms"], wire["moved"], wire["refused"], wire["move_ms"]
+        )  # fmt: skip
+
     def to_wire(self) -> dict[str, Any]:
         return {
             "ok": self.ok, "reason": self.reason, "moved": self.moved, "refused": self.refused,
@@ -94,11 +101,17 @@ class Restarts:
         self._served_s = 0.0  # since when the one that serves does
         self._closed = False
         self._started = False  # the first start is no restart
+        self._held = False  # it is not known yet what an earlier supervisor left
         self.last: Outcome | None = None
 
     @property
     def running(self) -> bool:
         return self._current is not None
+
+    @property
+    def busy(self) -> bool:
+        """A restart runs, waits, or is about to begin."""
+        return self._current is not None or self._queued is not None or self._replacing is not None or self._held
 
     def request(self, caller: Caller | None = None, timeout_s: float = 0.0, asked: bool = True) -> None:
         if self._closed:
@@ -116,13 +129,28 @@ class Restarts:
             restart.callers.append(caller)
         # The least patient of those who asked together decides.
         restart.timeout_s = min(restart.timeout_s or timeout_s, timeout_s or restart.timeout_s)
-        if restart is self._current:
+        if restart is self._current and not self._held:
             self._begin(restart)
+
+    def hold(self) -> None:
+        """Whatever is asked for waits until `release`."""
+        self._held = True
+
+    def release(self, serves: bool) -> None:
+        """`serves`: a generation of an earlier supervisor does, so that nothing need be started."""
+        self._held = False
+        if serves:
+            self._started = True
+            self._served_s = self._loop.now_s()
+        if self._current is not None:
+            self._begin(self._current)
+        elif not serves:
+            self.request(asked=False)
 
     def replace(self) -> bool:
         """The accepting generation lost its zygote, or crashes: start it afresh, unless a restart does that anyway.
         False when one is on its way already."""
-        if self._current is not None or self._closed or self._replacing is not None:
+        if self._current is not None or self._closed or self._replacing is not None or self._held:
             return False
         if self._loop.now_s() - self._served_s >= HEALTHY_S:
             self._replace_s = 0.0
@@ -168,7 +196,7 @@ class Restarts:
 
     def gone(self) -> None:
         """A generation has left: there may be room for the one that waits."""
-        if self._current is not None and self._current.generation is None:
+        if self._current is not None and self._current.generation is None and not self._held:
             self._begin(self._current)
 
     def close(self) -> None:

@@ -4,7 +4,8 @@ A socket is known by its *identity* (the address as the config spells it; with p
 So a reload finds it again, whatever the listener is called by then, and `127.0.0.1:0` keeps the port it got.
 
     acquire   a generation's listeners: what is here already, and what is new, bound but not listening
-    commit    the generation accepts: what it no longer names is handed back as removed
+    commit    the generation accepts: what it was not given is handed back as removed
+    readopt   it is of an earlier supervisor, and brings its sockets along
     discard   it failed: what it brought and nobody listens on is closed; the rest is for its predecessor, or shut down
 
 Nothing listens here: a socket that listens while nobody accepts takes its share of the connections (95 of 200
@@ -14,16 +15,19 @@ were seen) and answers none. The slot calls listen() immediately before it accep
 from __future__ import annotations
 
 import errno
+import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from hotproxy.restarter.bind import BindRefused, OursAsker, UnixPath, bind_tcp, bind_unix
-from hotproxy.restarter.hello import Hello, WantedAddress
+from hotproxy.restarter.hello import Hello, HelloError, WantedAddress
 from hotproxy.restarter.log import WARNING, log
 
 Identity = str
+
+SO_COOKIE: Final = 57  # asm-generic/socket.h; Python has no name for it
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +44,25 @@ class OwnedSocket:
     def listening(self) -> bool:
         """Asked of the kernel, because a slot that died may or may not have called listen()."""
         return bool(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+    def to_wire(self) -> list[Any]:
+        """For the next version of this supervisor, which gets the descriptor too."""
+        path = [self.path.path, self.path.staged, *self.path.inode] if self.path is not None else None
+        return [self.sock.fileno(), self.identity, self.slot, self.shared, path]
+
+    @classmethod
+    def from_wire(cls, wire: Sequence[Any]) -> OwnedSocket:
+        """Raises ValueError, TypeError, OSError."""
+        fd, identity, slot, shared, path = wire
+        sock = socket.socket(fileno=fd)
+        os.set_inheritable(fd, False)
+        where = UnixPath(path[0], path[1], (path[2], path[3])) if path is not None else None
+        return cls(identity, slot, shared, sock, where)
+
+    @property
+    def inode(self) -> tuple[int, int]:
+        """Device and inode of a unix socket's file, by which the next supervisor knows that it is this socket's."""
+        return self.path.inode if self.path is not None else (0, 0)
 
     def close(self) -> None:
         self.sock.close()
@@ -133,8 +156,43 @@ class SocketTable:
             raise
         return [owned for owned in lease.sockets if id(owned) not in before]
 
+    def readopt(self, hello: Hello, found: Sequence[tuple[Any, socket.socket, tuple[int, int]]]) -> Lease:
+        """What a generation of an earlier supervisor was given, from what it still holds: how its messages name each
+        socket (`Lease.wire`), the socket, and the inode of a unix socket's file. Raises HelloError.
+
+        The same socket that two generations bring is one. Where another is known under its name already (bound before
+        this generation came back), it stays out of the table: its generation alone knows it, and `strays` has it.
+        """
+        lease = Lease()
+        wanted = {
+            (listener.name, index): (_identity(listener.name, address), address)
+            for listener in hello.listeners
+            for index, address in enumerate(listener.addresses)
+        }
+        for name, (identity, _) in wanted.items():
+            lease.names.setdefault(identity, name)
+        known = {_cookie(owned.sock): owned for owned in self._sockets.values()}
+        for (listener, index, slot, _, shared), sock, inode in found:
+            if (listener, index) not in wanted:
+                raise HelloError(f"it holds a socket of listener {listener!r}, which it does not name")
+            identity, address = wanted[listener, index]
+            owned = known.get(_cookie(sock))
+            if owned is not None:
+                sock.close()
+                lease.names.setdefault(owned.identity, (listener, index))
+            else:
+                path = UnixPath(address.path, inode=inode) if address.family == "unix" else None
+                owned = OwnedSocket(identity, slot, shared, sock, path)
+                self._sockets.setdefault((identity, slot), owned)
+            lease.sockets.append(owned)
+        return lease
+
+    def strays(self, lease: Lease) -> list[OwnedSocket]:
+        """Those that no other generation was given: another socket has their name."""
+        return [owned for owned in lease.sockets if self._sockets.get((owned.identity, owned.slot)) is not owned]
+
     def commit(self, lease: Lease) -> list[OwnedSocket]:
-        """The generation accepts. Answers the sockets of addresses that it does not name; they are still open."""
+        """The generation accepts. Answers the sockets that it was not given; they are still open."""
         lease.created.clear()
         for owned in lease.sockets:
             if owned.path is not None:
@@ -145,7 +203,7 @@ class SocketTable:
             except OSError as error:
                 log(WARNING, f"mode and owner of {address.text} stay as they were: {error.strerror}")
         lease.carried.clear()
-        return [owned for owned in self._sockets.values() if owned.identity not in lease.names]
+        return self.without(lease)
 
     def discard(self, lease: Lease, names: Iterable[Identity]) -> list[OwnedSocket]:
         """The generation failed. Answers those that a predecessor with `names` must adopt.
@@ -162,6 +220,15 @@ class SocketTable:
                 self.shut(owned)
         lease.created.clear()
         return adopted
+
+    def without(self, lease: Lease) -> list[OwnedSocket]:
+        """All but those of this generation."""
+        given = set(map(id, lease.sockets))
+        return [owned for owned in self._sockets.values() if id(owned) not in given]
+
+    def put(self, owned: OwnedSocket) -> None:
+        """One of the last version of this supervisor."""
+        self._sockets[owned.identity, owned.slot] = owned
 
     def all(self) -> list[OwnedSocket]:
         return list(self._sockets.values())
@@ -211,7 +278,13 @@ class SocketTable:
         return sorted(found, key=lambda owned: owned.slot)
 
     def _forget(self, owned: OwnedSocket) -> None:
-        self._sockets.pop((owned.identity, owned.slot), None)
+        if self._sockets.get((owned.identity, owned.slot)) is owned:
+            del self._sockets[owned.identity, owned.slot]
+
+
+def _cookie(sock: socket.socket) -> bytes:
+    """What no two sockets of this machine have in common, and all copies of one do (socket(7), SO_COOKIE)."""
+    return sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8)
 
 
 def _identity(listener: str, address: WantedAddress) -> Identity:

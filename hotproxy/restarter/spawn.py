@@ -17,6 +17,8 @@ from hotproxy.restarter.frames import Channel
 
 # The last lines of a traceback; the rest of it goes to stderr like everything else.
 TAIL_BYTES: Final = 4096
+# The wait status of a process that is no child of ours (an earlier supervisor started it): only its end is seen.
+UNKNOWN: Final = -1
 
 
 @dataclass(slots=True)
@@ -58,8 +60,19 @@ def spawn(command: Sequence[str], arguments: Sequence[str]) -> Spawned:
 
 def describe_exit(status: int) -> str:
     """A wait status in words: "exit code 1", "killed by signal 9"."""
+    if status == UNKNOWN:
+        return "it is gone, and how is not known"
     try:
         code = os.waitstatus_to_exitcode(status)
     except (ValueError, OverflowError):  # somebody says so in a message
         return f"the impossible wait status {status}"
     return f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
+
+
+def exit_status(pid: int) -> int:
+    """Of a process that has ended: its wait status, if it is a child of ours, or UNKNOWN."""
+    try:
+        found, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return UNKNOWN
+    return status if found else UNKNOWN

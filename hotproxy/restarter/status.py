@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from hotproxy.restarter.digest import SHOWN
 from hotproxy.restarter.generation import State
 from hotproxy.restarter.live import LiveGeneration
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 def status_of(supervisor: Supervisor) -> dict[str, Any]:
     """CONTRACT's JSON, msgpack-able."""
     generations = supervisor.live_generations()
-    serving = [live for live in generations if live.state in (State.ACTIVE, State.ORPHANED)]
+    serving = [live for live in generations if live.state in (State.ACTIVE, State.ORPHANED) and not live.yielded]
+    if supervisor.survivors.waiting:
+        serving = []  # which one accepts is known when all are back
     last = supervisor.restarts.last
     hello = serving[-1].hello if serving else None
     return {
@@ -26,11 +29,23 @@ def status_of(supervisor: Supervisor) -> dict[str, Any]:
         "pure_kernel": hello.pure if hello is not None else "",
         "state": _state(supervisor, bool(serving)),
         "epoch": serving[-1].epoch if serving else 0,
+        "supervisor": {
+            "code": supervisor.code[:SHOWN],
+            "on_disk": supervisor.renewal.on_disk()[:SHOWN],
+            "note": _note(supervisor),
+        },
         "uptime_s": round(supervisor.loop.now_s() - supervisor.started_s, 3),
         "generations": [_generation(supervisor, live) for live in generations],
         "listeners": _listeners(supervisor, serving[-1]) if serving else [],
         "last_restart": last.to_wire() if last is not None else {},
     }
+
+
+def _note(supervisor: Supervisor) -> str:
+    """What there is to say of this process itself."""
+    if supervisor.survivors.waiting:
+        return "re-attaching"
+    return supervisor.renewal.why or supervisor.survivors.outcome
 
 
 def _state(supervisor: Supervisor, serves: bool) -> str:

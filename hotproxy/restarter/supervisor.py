@@ -10,6 +10,7 @@ import os
 import resource
 import selectors
 import signal
+import socket
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -22,10 +23,11 @@ from hotproxy.restarter.actions import Actions
 from hotproxy.restarter.commands import Caller, CommandSocket
 from hotproxy.restarter.conversation import Conversation
 from hotproxy.restarter.digest import supervisor_code
+from hotproxy.restarter.frames import Channel
 from hotproxy.restarter.generation import ACCEPTING_STATES, ON_TRIAL, Event, State, step
 from hotproxy.restarter.heartbeats import LATE_TICKS, TICK_S, Heartbeats
 from hotproxy.restarter.hello import NO_LIMIT_S
-from hotproxy.restarter.instance_dir import InstanceLock
+from hotproxy.restarter.instance_dir import SUPERVISOR_SOCKET, InstanceLock
 from hotproxy.restarter.kernel import become_subreaper, set_process_name
 from hotproxy.restarter.ledger import Ledger
 from hotproxy.restarter.live import DEAF_TICKS, LiveGeneration
@@ -33,10 +35,13 @@ from hotproxy.restarter.log import ERROR, INFO, NOTICE, WARNING, log, name_proce
 from hotproxy.restarter.loop import Loop
 from hotproxy.restarter.moves import Moves
 from hotproxy.restarter.recycling import Recycling
+from hotproxy.restarter.renewal import Renewal
 from hotproxy.restarter.requests import Requests
 from hotproxy.restarter.restarts import Outcome, Restarts
-from hotproxy.restarter.sockets import SocketTable
+from hotproxy.restarter.resume import NOTHING, Inherited, read_or_none
+from hotproxy.restarter.sockets import OwnedSocket, SocketTable
 from hotproxy.restarter.spawn import spawn
+from hotproxy.restarter.survivors import WAIT_S, Survivors
 from hotproxy.restarter.systemd import Notifier
 
 # Before HELLO nothing is known of a generation's own deadlines: interpreter, imports, config.
@@ -61,9 +66,20 @@ class Options:
 
 
 class Supervisor:
-    """One instance. `zygote_command` is executed for each generation, with its arguments appended."""
+    """One instance. `zygote_command` is executed for each generation, with its arguments appended; `own_command` when
+    there is other code for the supervisor (none: it keeps its own)."""
 
-    def __init__(self, options: Options, zygote_command: Sequence[str], late_ticks: int = LATE_TICKS) -> None:
+    lock: InstanceLock
+    commands: CommandSocket
+
+    def __init__(
+        self,
+        options: Options,
+        zygote_command: Sequence[str],
+        late_ticks: int = LATE_TICKS,
+        own_command: Sequence[str] = (),
+        inherited: Inherited = NOTHING,
+    ) -> None:
         self.options = options
         self._zygote_command = list(zygote_command)
         self.loop = Loop(selectors.DefaultSelector())
@@ -80,7 +96,10 @@ class Supervisor:
         self.moves = Moves(self.loop, self.ledger.connections, self._heartbeats.stands_still, self.ledger.count_moved)
         self.recycling = Recycling(self)
         self.actions = Actions(self)
-        self._conversation = Conversation(self)
+        self.conversation = Conversation(self)
+        self.survivors = Survivors(self)
+        self.renewal = Renewal(self, own_command)
+        self._inherited = inherited
         self._requests = Requests(self)
         self._late_ticks = late_ticks
         self._stop_callers: list[Caller] = []
@@ -88,36 +107,91 @@ class Supervisor:
         self.soft_drain = False  # `hotproxy drain`: every answer says Connection: close, generations to come too
         self.stop_by_s = 0.0  # CLOCK_MONOTONIC; 0: each generation's own drain_timeout
         self._strangers_until_s = 0.0
-        self._served = False
+        self.served = False
         self._exit_code = EXIT_OK
 
     def run(self) -> int:
         """Until the end; the exit code. Raises HotproxyError when it can't begin."""
-        lock = InstanceLock(self.options.instance_dir, self.options.instance)
+        directory, inherited = self.options.instance_dir, self._inherited
+        self.lock = InstanceLock(directory, self.options.instance, inherited.lock)
         name_process("supervisor")
         set_process_name("hotproxy")
         become_subreaper()
         _allow_all_descriptors()
         self._requests.hear_signals()
-        path = self.options.instance_dir / "supervisor.sock"
         try:
-            commands = CommandSocket(path, self.loop, self._requests.on_command)
+            self.commands = self._listen(directory / SUPERVISOR_SOCKET, inherited.commands)
         except OSError as error:
-            lock.release()
-            raise HotproxyError(f"{path}: {error.strerror}") from None
+            self.lock.release()
+            raise HotproxyError(f"{directory / SUPERVISOR_SOCKET}: {error.strerror}") from None
+        self._resume()
+        try:
+            awaits = self.survivors.begin()
+        except HotproxyError:
+            self.commands.close()
+            self.lock.release()
+            raise
         self._tick()
         if self.notifier.watchdog_s > 0.0:
             self._pet()
-        self.restarts.request(asked=False)
+        if not awaits:
+            self.restarts.request(asked=False)
         self.loop.run()
         self.sockets.close()
         for caller in self._stop_callers:
             caller.answer(True, "stopped")
-        commands.close()
+        self.commands.close()
         self.ledger.close()
         self.notifier.close()
-        lock.release()
+        self.lock.release()
         return self._exit_code
+
+    def _listen(self, path: Path, inherited: int = -1) -> CommandSocket:
+        return CommandSocket(path, self.loop, self._requests.on_command, self.survivors.welcome, inherited)
+
+    # --- its own code ---
+
+    def _resume(self) -> None:
+        """Go on with what this process had before its code was replaced."""
+        resume = read_or_none(self._inherited)
+        if resume is None:
+            return
+        self.started_s, self.soft_drain, self.served = resume.started_s, resume.soft_drain, True
+        try:
+            if resume.last_restart is not None:
+                self.restarts.last = Outcome.from_wire(resume.last_restart)
+            for wire in resume.sockets:
+                self.sockets.put(OwnedSocket.from_wire(wire))
+        except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
+            log(WARNING, f"not all that the last version handed over makes sense: {error!r}")
+
+    def rehearse(self) -> str:
+        """As much of a start as can be had beside the supervisor that runs: the digest of this code."""
+        self._requests.hear_signals()
+        self.ledger.look()
+        commands = self._listen(self._rehearsal_path)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.connect(str(commands.path))
+            caller = Channel(sock)
+            caller.send("COMMAND", {"verb": "status", "arguments": {}})
+            while (answer := caller.receive()) is None:
+                self.loop.turn()
+        commands.close()
+        if not answer.fields.get("ok"):
+            raise HotproxyError(f"it does not say how it is: {answer.fields}")
+        return self.code
+
+    @property
+    def _rehearsal_path(self) -> Path:
+        return self.options.instance_dir / "rehearsal"  # not longer than the one it stands for: 107 bytes are the limit
+
+    def clear_rehearsal(self) -> None:
+        """Whatever one that failed has left."""
+        for path in (self._rehearsal_path, self._rehearsal_path.with_name("rehearsal.new")):
+            path.unlink(missing_ok=True)
+
+    def catch_up(self) -> None:
+        self._requests.catch_up()
 
     # --- generations ---
 
@@ -204,10 +278,10 @@ class Supervisor:
             spawned = spawn(self._zygote_command, arguments)
         except OSError as error:
             why = f"generation {epoch}: {self._zygote_command[0]} can't be run: {error.strerror}"
-            if not self._served:
+            if not self.served:
                 self.give_up(why)
             return why
-        live = LiveGeneration.adopt(epoch, spawned, self.loop, self._conversation.ears)
+        live = LiveGeneration.adopt(epoch, spawned, self.loop, self.conversation.ears)
         self._generations.append(live)
         self.set_alarm(live, HELLO_S)
         return live
@@ -226,6 +300,21 @@ class Supervisor:
             cure = "it is started afresh without compiled code; `hotproxy reload` tries that again"
             log(ERROR, f"generation {live.epoch}: {live.crash_signals.why}: {cure}")
 
+    def add(self, live: LiveGeneration) -> None:
+        """One that an earlier supervisor has started."""
+        self._generations.append(live)
+        self._generations.sort(key=lambda each: each.epoch)
+
+    def reattached(self, live: LiveGeneration, text: str) -> None:
+        """`live`, of an earlier supervisor, is the one that accepts."""
+        assert live.hello is not None
+        self.served = True
+        self.ledger.serving(live.epoch, live.slots, live.hello.version)
+        self.ledger.draining(self.soft_drain)
+        self.ledger.peculiar(bool(live.hello.fallback), bool(live.hello.pure))
+        live.tell("SERVES")  # it may not have heard it
+        self.notifier.ready(text)
+
     def live_generations(self) -> list[LiveGeneration]:
         return list(self._generations)
 
@@ -239,7 +328,7 @@ class Supervisor:
 
     def serves(self, live: LiveGeneration) -> None:
         """It accepts: everybody else who accepted yields to it."""
-        self._served = True
+        self.served = True
         live.tell("SERVES")
         if live.hello is not None:
             self.ledger.peculiar(bool(live.hello.fallback), bool(live.hello.pure))
@@ -252,7 +341,7 @@ class Supervisor:
         self.restarts.serves(live, [other.epoch for other in others])
 
     def failed(self, live: LiveGeneration) -> None:
-        if not self._served and not self.stopping:
+        if not self.served and not self.stopping:
             self.give_up(live.why)
         self.restarts.failed(live)
         self._keep_serving()
@@ -268,7 +357,7 @@ class Supervisor:
 
     def forget(self, live: LiveGeneration) -> None:
         self._generations.remove(live)
-        for serial in live.promised:
+        for serial in (*live.promised, *([live.serial] if live.serial else [])):
             self.ledger.fold(serial)
         live.close()
         log(INFO, f"generation {live.epoch} is gone")
@@ -279,18 +368,21 @@ class Supervisor:
     def _keep_serving(self) -> None:
         """With no healthy generation, and none on its way, one is started: at once, then ever more patiently."""
         healthy = any(live.state is State.ACTIVE for live in self._generations)
-        if self._served and not self.stopping and not healthy:
+        if self.served and not self.stopping and not healthy:
             self.restarts.replace()
 
     def restart_began(self) -> None:
-        if self._served:
+        if self.served:
             self.notifier.reloading()
 
     def restart_ended(self, outcome: Outcome) -> None:
-        if not self._served or self.stopping:
+        if not self.served or self.stopping:
             return
         if self.restarts.last is not None:  # not the first start
             self.ledger.count_restart(outcome.ok)
+        serving = next((live for live in reversed(self._generations) if live.state is State.ACTIVE), None)
+        if serving is not None and serving.hello is not None:
+            self.renewal.restart_ended(outcome.ok, serving.hello.supervisor_digest)
         self.notifier.ready(outcome.reason if outcome.ok else f"reload refused: {outcome.reason}")
 
     # --- the end ---
@@ -308,11 +400,14 @@ class Supervisor:
         self.ledger.draining(True)
         self.restarts.close()
         self.recycling.close()
+        self.renewal.close()
         if limited:
             self.stop_by_s = self.loop.now_s() + timeout_s
             self.loop.after(timeout_s, self._expire_all)
         drains_s = [live.hello.deadlines.drain_s or NO_LIMIT_S for live in self._generations if live.hello]
-        self._strangers_until_s = self.stop_by_s or self.loop.now_s() + max(drains_s, default=0.0)
+        # Those who may still come back are not killed for being late.
+        patience_s = max(*drains_s, WAIT_S if self.survivors.waiting else 0.0, 0.0)
+        self._strangers_until_s = self.stop_by_s or self.loop.now_s() + patience_s
         for live in self.live_generations():
             self.blame(live, "the supervisor is stopping")
             self.handle(live, Event.RETIRE)
@@ -358,17 +453,18 @@ class Supervisor:
                 return
             if pid == 0:
                 return
-            self._conversation.on_death(pid, status)
+            self.conversation.on_death(pid, status)
 
     def _tick(self) -> None:
         self.loop.after(TICK_S, self._tick)
         self.reap()
         self.notifier.flush()
+        self.renewal.look()
         self.ledger.fold_strangers()
         for live in self._generations:
             if live.is_deaf(min(DEAF_TICKS, self._late_ticks)):
                 log(ERROR, f"the zygote of generation {live.epoch} (pid {live.pid}) hangs: killed; its slots serve on")
-                os.kill(live.pid, signal.SIGKILL)
+                live.kill_zygote()
         members = {member.serial: member for live in self._generations for member in live.members.values()}
         cells = {serial: self.ledger.heartbeat_ns(serial) for serial in members}
         for serial in self._heartbeats.tick(cells):

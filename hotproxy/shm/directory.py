@@ -62,6 +62,11 @@ class Entry:
         value: int = self.shared.words[self.offset // WORD_BYTES + word]
         return value
 
+    @property
+    def process(self) -> int:
+        """Its pid, as the supervisor or the process itself has said it; 0: nobody has yet."""
+        return self.pid if self.state == TAKEN else self.head(S_PID)
+
     def alive(self) -> bool:
         """Whether the process still runs; one that nobody knows yet counts as alive."""
         if self.state == TAKEN:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -176,6 +176,26 @@ class Segment:
         remove_segment(name)
         return cls.create(name, version)
 
+    @classmethod
+    def resume(cls, name: str) -> Segment | None:
+        """The segment of a supervisor that was killed, or was this process before an execve, as it is: nothing is
+        folded yet, because its generations may know more of their dead. None where there is none to go on with.
+
+        Raises ShmError when it belongs to a supervisor that still runs.
+        """
+        try:
+            segment = cls.attach(name)
+        except ShmError:
+            return None  # `open_or_create` says why, if there is anything to say
+        try:
+            if not segment._why_not_mine():
+                return segment
+        except BaseException:
+            segment.close()
+            raise
+        segment.close()
+        return None
+
     def _why_not_mine(self) -> str:
         """Why this existing segment can't be continued; "" when it can."""
         base = self.objects[0]
@@ -189,16 +209,22 @@ class Segment:
         return ""
 
     def _belong_to_me(self, version: str) -> None:
-        """A supervisor that has replaced its own code by execve is the same process, and has not started anew."""
-        pid = os.getpid()
-        start = start_time(pid) or 0
-        if (self.supervisor_pid, self.supervisor_start) != (pid, start):
-            self.supervisor_pid = pid
-            self.supervisor_start = start
-            self.started_wall_ns = time.time_ns()
+        if self.take_over():
             self.state = INITIALIZING
         self.stopped = 0
         self.version = version
+
+    def take_over(self) -> bool:
+        """The calling process is its supervisor from now on. False when it was already: one that has replaced its own
+        code by execve is the same process, and has not started anew."""
+        pid = os.getpid()
+        start = start_time(pid) or 0
+        if (self.supervisor_pid, self.supervisor_start) == (pid, start):
+            return False
+        self.supervisor_pid = pid
+        self.supervisor_start = start
+        self.started_wall_ns = time.time_ns()
+        return True
 
     @property
     def version(self) -> str:
@@ -254,12 +280,12 @@ class Segment:
             shared, offset = self._find_room(2 * count * WORD_BYTES, for_slab=False)
             fold.add_chunk(shared, covered, count, offset)
 
-    def allocate_slab(self, epoch: int, role: str, slot: int) -> SlabPlace:
-        """A zeroed slab with a cell for all of the schema, for a process that is about to be forked.
+    def allocate_slab(self, epoch: int, role: str, slot: int, counts: bool = True) -> SlabPlace:
+        """A zeroed slab with a cell for all of the schema (or none), for a process that is about to be forked.
 
         `role` is one of layout.ROLES. Raises ShmError when /dev/shm is full.
         """
-        cells = self.schema.cells
+        cells = self.schema.cells if counts else 0
         shared, offset = self._find_room(slab_bytes(cells), for_slab=True)
         index = directory.free_index(shared)
         assert index is not None, "_find_room looked for one"
@@ -318,10 +344,10 @@ class Segment:
         fold.fold(self.objects, entry, self.schema.gauge_cells())
         return True
 
-    def fold_the_dead(self) -> int:
-        """Fold every slab whose process is gone, and say how many. One whose process nobody knows is kept: it may
-        have been forked a moment ago."""
-        dead = [entry.serial for entry in self.entries() if not entry.alive()]
+    def fold_the_dead(self, but: Collection[int] = ()) -> int:
+        """Fold every slab whose process is gone, and say how many; not those whose serial is in `but`. One whose
+        process nobody knows is kept: it may have been forked a moment ago."""
+        dead = [entry.serial for entry in self.entries() if entry.serial not in but and not entry.alive()]
         return sum(self.fold(serial) for serial in dead)
 
     def _find_room(self, size: int, for_slab: bool) -> tuple[SharedObject, int]:

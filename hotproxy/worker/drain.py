@@ -5,7 +5,7 @@
        \\--begin(deadline)--> leaving: accepts no more, connections end as soon as they can
        |                         |--the last one is gone, and what was closed is flushed--> over
        |                         \\--deadline--> the rest is closed (DRAIN_DEADLINE) --> over
-       \\--orphaned()--> serving on for 60 s, so that a new supervisor can be started, then leaving
+       \\--orphaned()--> serving on for `orphan_timeout`, so that a new supervisor can be started, then leaving
 
 Merely not accepting (ACCEPT_OFF) is none of this: connections live on as before.
 """
@@ -13,14 +13,13 @@ Merely not accepting (ACCEPT_OFF) is none of this: connections live on as before
 from __future__ import annotations
 
 import math
-from typing import Final, Protocol
+from typing import Protocol
 
 from hotproxy.clock import Clock
+from hotproxy.config.model import DEFAULT_ORPHAN_TIMEOUT_S
 from hotproxy.errors import DRAIN_DEADLINE
 from hotproxy.restarter.log import WARNING, log
 from hotproxy.worker.build import Parts
-
-ORPHAN_TIMEOUT_S: Final = 60.0
 
 
 class Watching(Protocol):
@@ -33,10 +32,19 @@ class Watching(Protocol):
 class Drain:
     """`tick()` is called by the worker's tick; `over` says that the process may exit."""
 
-    __slots__ = ("_clock", "_cut", "_leave_at_s", "_parts", "_timeout_s", "_watching", "deadline_s")
+    __slots__ = ("_clock", "_cut", "_leave_at_s", "_orphan_s", "_parts", "_timeout_s", "_watching", "deadline_s")
 
-    def __init__(self, parts: Parts, watching: Watching, clock: Clock, timeout_s: float) -> None:
-        """`timeout_s`: how long an orphan's connections may take; others are given their deadline. 0 = no limit."""
+    def __init__(
+        self,
+        parts: Parts,
+        watching: Watching,
+        clock: Clock,
+        timeout_s: float,
+        orphan_s: float = DEFAULT_ORPHAN_TIMEOUT_S,
+    ) -> None:
+        """`orphan_s`: how long an orphan serves on, and then `timeout_s`: how long its connections may take; others are
+        given their deadline. 0 = no limit."""
+        self._orphan_s = orphan_s or math.inf
         self._parts = parts
         self._watching = watching
         self._clock = clock
@@ -83,12 +91,12 @@ class Drain:
 
     def orphaned(self) -> None:
         """Nobody is left to tell us anything."""
-        self._leave_at_s = self._clock.now_s() + ORPHAN_TIMEOUT_S
+        self._leave_at_s = self._clock.now_s() + self._orphan_s
 
     def tick(self) -> None:
         now_s = self._clock.now_s()
         if self._leave_at_s and now_s >= self._leave_at_s and not self.leaving:
-            log(WARNING, f"no supervisor for {ORPHAN_TIMEOUT_S:.0f} s: draining")
+            log(WARNING, f"no supervisor for {self._orphan_s:g} s: draining")
             for listener in self._parts.listeners.values():
                 listener.shut_all()  # what waits in a queue would be reset: nobody else holds these sockets
             self.begin(now_s + self._timeout_s if self._timeout_s > 0.0 else math.inf)

@@ -2,8 +2,8 @@
 
 READY -> ACCEPT_ON / ACCEPTING -> ... ADOPT, RELEASE, SHUT, TAKE ... -> ACCEPT_OFF / ACCEPT_STOPPED
 -> GIVE / MOVED -> DRAIN -> exit 0
-EOF of the channel: an orphan. Serves on for 60 s (somebody may restart the supervisor), then drains. One that was never
-told to accept has nothing to serve, and ends: its zygote died before the supervisor heard of it.
+EOF of the channel: an orphan. Serves on for `orphan_timeout` (somebody may start a supervisor), then drains. One that
+was never told to accept has nothing to serve, and ends: its zygote died before the supervisor heard of it.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ class Worker:
         self._parts: Parts = build(
             start.config, start.slab, self._poller, self._wheel, self._clock, random.Random(), _report
         )
-        self._drain = Drain(self._parts, self._poller, self._clock, start.drain_timeout_s)
+        self._drain = Drain(
+            self._parts, self._poller, self._clock, start.drain_timeout_s, start.config.orphan_timeout_s
+        )
         self._handoff = Handoff(
             self._parts.listeners, self._parts.runtime, self._poller, self._wheel, start.slab.serial, self._send,
             self._bugs.inc,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from pathlib import Path
 
 from hotproxy.restarter.frames import Channel
+from hotproxy.restarter.instance_dir import SUPERVISOR_SOCKET
 from hotproxy.restarter.kernel import drop_all_capabilities, set_process_name
 from hotproxy.restarter.log import NOTICE, log, name_process
 from hotproxy.shm.bulk import no_collections
@@ -33,10 +35,10 @@ def begin(channel: Channel, orders: Orders) -> int:
         except Refused as refused:
             return str(refused)
 
-    return live(channel, load, orders.epoch, orders.segment)
+    return live(channel, load, orders.epoch, orders.segment, orders.instance_dir / SUPERVISOR_SOCKET)
 
 
-def live(channel: Channel, load: Callable[[], Program | str], epoch: int, segment: str) -> int:
+def live(channel: Channel, load: Callable[[], Program | str], epoch: int, segment: str, supervisor_path: Path) -> int:
     """`load` gives the program, or why there is none."""
     name_process(f"zygote {epoch}")
     set_process_name("hotproxy-zygote")
@@ -51,4 +53,4 @@ def live(channel: Channel, load: Callable[[], Program | str], epoch: int, segmen
     # all children (a reference count that is written to copies its page; the collector would touch every one).
     gc.collect()
     gc.freeze()
-    return Zygote(channel, program, segment).run()
+    return Zygote(channel, program, segment, supervisor_path).run()

@@ -138,7 +138,12 @@ def _why_not_compiled() -> list[str]:
 
 def _deadlines(config: Config) -> Deadlines:
     handoff_s = config.handoff_timeout_s or NO_LIMIT_S
-    return Deadlines(drain_s=config.drain_timeout_s, handoff_s=handoff_s, move_s=max(MOVE_S, 4 * handoff_s))
+    return Deadlines(
+        drain_s=config.drain_timeout_s,
+        handoff_s=handoff_s,
+        move_s=max(MOVE_S, 4 * handoff_s),
+        orphan_s=config.orphan_timeout_s or NO_LIMIT_S,
+    )
 
 
 def _listeners(config: Config) -> list[WantedListener]:

@@ -1,23 +1,18 @@
-r"""The zygote's life: HELLO, sockets, fork, and then whatever supervisor and children say, until nobody is left.
+"""The zygote's life: HELLO, sockets, fork, and then whatever supervisor and children say, until nobody is left.
 
-    asking --sockets are here--> warming --all READY--> ready --ACCEPT_ON--> opening --all ACCEPTING--> serving
-                                    |                     |                     |                  ACCEPT_OFF |
-                                    \--a child died-------+--> failed           \--a child died---------> yielded
-                                                                                           draining <--DRAIN--/
-
-While serving, who dies is forked again (its queue waits meanwhile); a neighbour accepts for one that keeps dying.
-Without a supervisor there is no shared memory for a new process: then a neighbour accepts for good, and 60 s later all
-drain.
+Its states are in `phases`. While serving, who dies is forked again (its queue waits meanwhile); a neighbour accepts for
+one that keeps dying. Without a supervisor there is no shared memory for a new process: then a neighbour accepts, until
+another supervisor is there (`orphan`). If none comes within `orphan_timeout`, all drain.
 """
 
 from __future__ import annotations
 
-import enum
 import gc
 import os
 import selectors
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from hotproxy.restarter.faults import FAULTS_HERE
@@ -25,7 +20,7 @@ from hotproxy.restarter.frames import Channel, FrameError, Message
 from hotproxy.restarter.hello import NO_LIMIT_S
 from hotproxy.restarter.kernel import set_process_name
 from hotproxy.restarter.log import ERROR, INFO, NOTICE, WARNING, log, name_process
-from hotproxy.restarter.loop import Loop
+from hotproxy.restarter.loop import Alarm, Loop
 from hotproxy.restarter.outbox import Outbox
 from hotproxy.restarter.spawn import describe_exit
 from hotproxy.shm.cells import Slab, SlabPlace
@@ -33,35 +28,34 @@ from hotproxy.shm.layout import ShmError
 from hotproxy.shm.schema import Schema
 from hotproxy.zygote import orders
 from hotproxy.zygote.child import CONTROL, WORKER, Child, fork
+from hotproxy.zygote.orphan import Supervision, introduce
+from hotproxy.zygote.phases import KNOWN_AS, Phase
 from hotproxy.zygote.program import Birth, Program
 from hotproxy.zygote.seats import Seat, Seats
 
 # A child ends itself at the deadline it was given; after this it is killed.
 GRACE_S: Final = 1.0
+# How long one that has stopped accepting waits for another supervisor: it is to leave anyway.
+YIELDED_S: Final = 3.0
 # /dev/shm was full, or processes were too many: somebody has to make room.
 FORK_RETRY_S: Final = 1.0
-
-
-class Phase(enum.IntEnum):
-    ASKING = 0
-    WARMING = 1
-    READY = 2
-    OPENING = 3
-    SERVING = 4
-    YIELDED = 5
-    DRAINING = 6
-    FAILED = 7
 
 
 class Zygote:
     """Owns the channel, the sockets and the children of one generation."""
 
-    def __init__(self, channel: Channel, program: Program, segment_name: str) -> None:
+    def __init__(self, channel: Channel, program: Program, segment_name: str, supervisor_path: Path) -> None:
+        """`supervisor_path`: where the next supervisor will listen, should this one die."""
         self._program = program
         self._segment_name = segment_name
         # poll and not epoll: an epoll descriptor is shared with every child that is forked.
         self._loop = Loop(selectors.PollSelector())
-        self._supervisor = Outbox(channel, self._loop, self._on_message, self._on_bad_frame, self._on_orphaned)
+        self._supervisor = Supervision(
+            channel, supervisor_path, self._loop, self._on_message, self._on_bad_frame, self._on_orphaned,
+            self._introduce,
+        )  # fmt: skip
+        self._leaving: Alarm | None = None  # when no supervisor has come
+        self._deadline_s = 0.0  # CLOCK_MONOTONIC, once it drains
         self._phase = Phase.ASKING
         self._seats = Seats(program.hello.slots, program.is_control)
         self._schema: Schema | None = None  # as it was at the last fork
@@ -137,6 +131,9 @@ class Zygote:
                 self._dismiss(child)
         elif kind == "REOPEN_LOGS":
             self._seats.tell_all(kind)
+        elif kind == "ATTACHED":
+            if self._supervisor.on_attached(fields["ok"], fields["why"]):
+                self._on_attached()
         elif kind == "PING":
             pass
         elif kind == "UNKNOWN":
@@ -160,27 +157,47 @@ class Zygote:
                     self._seat_later(seat, FORK_RETRY_S)
             self._seats.rebalance()  # meanwhile a neighbour accepts
 
-    def _on_orphaned(self) -> None:
+    def _on_orphaned(self) -> bool:
+        """True: another supervisor may go on with us."""
         if self._phase is Phase.OPENING:
             self._phase = Phase.SERVING  # everybody was told to accept, and may hold connections
         if self._phase < Phase.SERVING:
             self._fail("")
-        elif self._phase < Phase.DRAINING:
+        if self._phase is Phase.FAILED:
+            return False
+        if self._phase < Phase.DRAINING:
             for seat in self._seats:
                 if seat.child is None:
                     self._leave_empty(seat)
             self._seats.rebalance()
-            deadlines = self._program.hello.deadlines
-            wait_s = deadlines.orphan_s if self._phase is Phase.SERVING else 0.0
-            log(WARNING, f"the supervisor is gone: draining in {wait_s:g} s")
-            until_s = self._loop.now_s() + wait_s + (deadlines.drain_s or NO_LIMIT_S)
-            self._loop.after(wait_s, lambda: self._leave(until_s))
+            if self._leaving is None:  # else it is another supervisor that died
+                deadlines = self._program.hello.deadlines
+                wait_s = deadlines.orphan_s if self._phase is Phase.SERVING else min(deadlines.orphan_s, YIELDED_S)
+                until_s = self._loop.now_s() + wait_s + (deadlines.drain_s or NO_LIMIT_S)
+                self._leaving = self._loop.after(wait_s, lambda: self._leave(until_s))
+        return True
+
+    def _introduce(self, outbox: Outbox) -> None:
+        fields = {"state": KNOWN_AS[self._phase], "soft_drain": self._soft_drain, "deadline_s": self._deadline_s}
+        introduce(outbox, self._program.hello, fields, self._seats, self._supervisor.untold)
+
+    def _on_attached(self) -> None:
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+        if self._phase is Phase.SERVING:
+            for seat in self._seats:
+                if seat.child is None:
+                    self._ask_slab(seat)
 
     def _leave(self, deadline_s: float) -> None:
         """Nobody else holds our sockets: what waits in their queues is taken before they are closed."""
+        log(WARNING, "no other supervisor has come: draining")
+        self._leaving = None
         if self._phase is Phase.SERVING:
             self._seats.shut([held.wire() for held in self._seats.sockets])
         self._drain(deadline_s)
+        self._supervisor.introduce_again()  # one that has not answered yet was told that we serve
 
     def _take(self, message: Message) -> None:
         try:
@@ -189,7 +206,7 @@ class Zygote:
             self._fail(str(error))
             return
         fds, message.fds = message.fds, []
-        self._seats.take(message.fields["sockets"], fds)
+        self._seats.take(message.fields["sockets"], fds, message.fields.get("inodes", ()))
 
     # --- forking ---
 
@@ -228,6 +245,7 @@ class Zygote:
         keep = set(map(id, sockets))
         others: list[Any] = [
             self._supervisor.channel,
+            *self._supervisor.waiting_fds,
             *(each.sock for each in self._seats.sockets if id(each) not in keep),
         ]
         for child in self._seats.children.values():
@@ -265,6 +283,7 @@ class Zygote:
         child.close()
         del self._seats.children[child.serial]
         died = {"serial": child.serial, "slot": child.slot, "role": child.role, "pid": child.pid, "status": status}
+        self._supervisor.untold.deaths.append(died)
         self._supervisor.post("DIED", died)
         if self._waiting_for:
             self._waiting_for.discard(child.serial)
@@ -278,14 +297,17 @@ class Zygote:
         elif self._phase is Phase.SERVING:
             seat.child = None
             self._seat_again(seat, child, status)
-        if not self._seats.children and (self._phase >= Phase.DRAINING or not self._supervisor.open):
+        # One that serves keeps its queues for the next supervisor, which lets it fork again.
+        if not self._seats.children and (
+            self._phase >= Phase.DRAINING or not (self._supervisor.attached or self._phase is Phase.SERVING)
+        ):
             self._loop.stop()
 
     def _seat_again(self, seat: Seat, child: Child, status: int) -> None:
         wait_s = seat.back_off.after_death(self._loop.now_s() - child.born_s)
         after = f", forked again in {wait_s:g} s" if wait_s else ""
         log(ERROR, f"{child} (pid {child.pid}) died: {describe_exit(status)}{after}")
-        if not self._supervisor.open:
+        if not self._supervisor.attached:
             self._leave_empty(seat)
             self._seats.rebalance()
         elif wait_s > 0.0:
@@ -296,7 +318,7 @@ class Zygote:
 
     @staticmethod
     def _leave_empty(seat: Seat) -> None:
-        """For good: nobody can give it shared memory. A neighbour accepts for it."""
+        """Nobody can give it shared memory. A neighbour accepts for it."""
         seat.stay_empty()
         seat.down = True
 
@@ -308,7 +330,9 @@ class Zygote:
 
     def _on_child_message(self, child: Child, message: Message) -> None:
         message.close_fds()
-        if message.kind in ("MOVED", "STUCK"):
+        if message.kind == "MOVED" and not self._supervisor.attached:
+            self._supervisor.untold.add_move(message.fields)
+        elif message.kind in ("MOVED", "STUCK"):
             try:
                 _pass_on(self._supervisor, message.kind, {**message.fields, "serial": child.serial})
             except FrameError as error:
@@ -390,7 +414,7 @@ class Zygote:
         child.outbox.post("ACCEPT_OFF")
         self._set_state(child, "leaving")
         deadlines = self._program.hello.deadlines
-        patience_s = deadlines.move_s + 3 * deadlines.handoff_s if self._supervisor.open else 0.0
+        patience_s = deadlines.move_s + 3 * deadlines.handoff_s if self._supervisor.attached else 0.0
         self._loop.after(patience_s, partial(self._dismiss, child))
 
     def _dismiss(self, child: Child) -> None:
@@ -415,6 +439,7 @@ class Zygote:
             self._supervisor.post(answer)
 
     def _drain(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
         self._phase = max(self._phase, Phase.DRAINING)
         self._seats.stay_empty()
         for child in self._seats.children.values():
@@ -441,7 +466,7 @@ class Zygote:
                 self._supervisor.post("FAILED", {"why": why})
         if self._phase is Phase.SERVING:
             return
-        if self._phase is Phase.OPENING and self._supervisor.open:
+        if self._phase is Phase.OPENING and self._supervisor.attached:
             self._phase = Phase.YIELDED
             return
         self._phase = Phase.FAILED
@@ -457,7 +482,7 @@ class Zygote:
             child.kill()
 
 
-def _pass_on(outbox: Outbox, kind: str, fields: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
+def _pass_on(outbox: Outbox | Supervision, kind: str, fields: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
     """What somebody else has said, fields that this code does not know included. Raises FrameError."""
     try:
         outbox.post(kind, fields, fds)

@@ -12,6 +12,7 @@ from hotproxy.restarter.hello import MAX_SLOTS, NO_LIMIT_S
 # How a message names a socket, and how it describes one that comes with it.
 _NAME: Final = (str, int, int)
 _SOCKET: Final = (*_NAME, bool, bool)
+_INODE: Final = (int, int)
 
 
 def check(message: Message) -> None:
@@ -32,6 +33,7 @@ def check_sockets(message: Message) -> None:
     if len(wires) != len(message.fds):
         raise FrameError(f"{len(message.fds)} descriptors came for {len(wires)} sockets")
     _check_shape(wires, _SOCKET)
+    _check_shape(message.fields.get("inodes", []), _INODE)
     for fd in message.fds:
         try:
             sock = socket.socket(fileno=fd)
@@ -43,7 +45,7 @@ def check_sockets(message: Message) -> None:
             raise FrameError("a descriptor is no stream socket")
 
 
-def _check_shape(wires: list[Any], shape: tuple[type, ...]) -> None:
-    for wire in wires:
+def _check_shape(wires: Any, shape: tuple[type, ...]) -> None:
+    for wire in wires if isinstance(wires, list) else [wires]:
         if not isinstance(wire, list) or [type(value) for value in wire[: len(shape)]] != list(shape):
             raise FrameError(f"{wire!r:.80} does not name a socket")

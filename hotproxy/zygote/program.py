@@ -38,6 +38,7 @@ class HeldSocket:
     slot: int
     shared: bool
     sock: socket.socket
+    inode: tuple[int, int] = (0, 0)  # device and inode of a unix socket's file, as the supervisor knows it
 
     @property
     def listening(self) -> bool:

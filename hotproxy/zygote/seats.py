@@ -59,10 +59,13 @@ class Seats:
     def workers(self) -> list[Child]:
         return [child for child in self.children.values() if child.role == WORKER]
 
-    def take(self, wires: Sequence[Any], fds: Sequence[int]) -> None:
+    def take(self, wires: Sequence[Any], fds: Sequence[int], inodes: Sequence[Any] = ()) -> None:
         """Sockets of the supervisor; the descriptors are ours now."""
-        for (listener, index, slot, _, shared, *_), fd in zip(wires, fds, strict=True):
-            self.sockets.append(HeldSocket(listener, index, slot, shared, socket.socket(fileno=fd)))
+        for number, ((listener, index, slot, _, shared, *_), fd) in enumerate(zip(wires, fds, strict=True)):
+            held = HeldSocket(listener, index, slot, shared, socket.socket(fileno=fd))
+            if number < len(inodes):
+                held.inode = (inodes[number][0], inodes[number][1])
+            self.sockets.append(held)
 
     def waiting(self, role: str, slot: int) -> Seat | None:
         """The seat that has asked for shared memory."""

@@ -107,7 +107,13 @@ def configs(draw: st.DrawFn) -> model.Config:
     cluster = model.Cluster("c", tuple(endpoints), "static", policy, draw(durations), draw(durations))
     admin = draw(st.none() | st.just(model.Admin(Address(TCP, host="127.0.0.1", port=999))))
     return model.Config(
-        draw(st.integers(0, 1024)), admin, draw(durations), draw(durations), tuple(listeners), (cluster,)
+        draw(st.integers(0, 1024)),
+        admin,
+        draw(durations),
+        draw(durations),
+        draw(durations),
+        tuple(listeners),
+        (cluster,),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -43,6 +44,9 @@ class Plane:
         self.last_good = directory / "last-good"
         self.process: subprocess.Popen[bytes] | None = None
         self.segment = segment_name("t", str(self.runtime_dir))
+        # What a supervisor executes when it replaces its own code.
+        self.own_program = directory / "next.py"
+        self.own_program.write_text(f"import runpy\nrunpy.run_path({__file__!r}, run_name='__main__')\n")
         self._pids: set[int] = set()
         self.environment = dict(os.environ)
 
@@ -51,8 +55,8 @@ class Plane:
 
     def launch(self) -> None:
         with open(self.log_path, "ab") as log:
-            arguments = [self.config, self.instance_dir, self.late_ticks, self.zygote, self.last_good]
-            arguments += ["fallback"] if self.fallback else []
+            arguments = [self.config, self.instance_dir, self.late_ticks, self.zygote, self.own_program, self.last_good]
+            arguments.append("fallback" if self.fallback else "")
             self.process = subprocess.Popen(
                 [sys.executable, __file__, *map(str, arguments)],
                 stdout=log,
@@ -229,14 +233,24 @@ def ours(pid: int, config: Path) -> bool:
 
 
 if __name__ == "__main__":
-    from hotproxy.restarter.__main__ import run
+    from hotproxy.restarter.__main__ import add_own_arguments, inherited_by, rehearse, run
 
-    config, instance_dir, late_ticks, zygote, last_good, *fallback = sys.argv[1:]
+    config, instance_dir, late_ticks, zygote, own_program, last_good, fallback = sys.argv[1:8]
+    parser = argparse.ArgumentParser()
+    add_own_arguments(parser)
+    own = parser.parse_args(sys.argv[8:])
     chosen = Options(config, "t", Path(instance_dir), last_good=Path(last_good), fallback_last_good=bool(fallback))
 
     def on_event(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "import":
             os.write(2, f"late import: {arguments[0]}\n".encode())
 
+    supervisor = Supervisor(
+        chosen,
+        [sys.executable, zygote],
+        int(late_ticks),
+        [sys.executable, own_program, *sys.argv[1:8]],
+        inherited_by(own),
+    )
     sys.addaudithook(on_event)
-    sys.exit(run(Supervisor(chosen, [sys.executable, zygote], int(late_ticks))))
+    sys.exit(rehearse(supervisor) if own.rehearse else run(supervisor))

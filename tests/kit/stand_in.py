@@ -9,6 +9,7 @@ A connection is greeted with "<epoch> <slot> <pid>\\n"; what it sends comes back
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -23,8 +24,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from hotproxy.restarter.digest import supervisor_code
 from hotproxy.restarter.frames import KINDS, PROTOCOL_VERSION, Channel, ChannelClosed, Message
 from hotproxy.restarter.hello import Deadlines, Hello, WantedAddress, WantedListener
+from hotproxy.restarter.instance_dir import SUPERVISOR_SOCKET
 from hotproxy.restarter.outbox import Outbox
 from hotproxy.shm.layout import LAYOUT_VERSION
 from hotproxy.shm.schema import COUNTER, Stat, to_wire
@@ -53,9 +56,10 @@ class StandIn:
         ]
         deadlines = Deadlines(**{name: config[name] for name in config if name.endswith("_s")})
         stats = [Stat("stand_in.accepted", COUNTER), *(Stat(*each) for each in config.get("stats", []))]
+        digest = config.get("digest") or supervisor_code()
         self.hello = Hello(
             epoch, config.get("slots", 2), (*listeners, WantedListener(CONTROL, (control,), shared=True)), deadlines,
-            to_wire(stats), "stand-in", PROTOCOL_VERSION, LAYOUT_VERSION, "", {}, not orders.pure, orders.pure,
+            to_wire(stats), "stand-in", PROTOCOL_VERSION, LAYOUT_VERSION, digest, {}, not orders.pure, orders.pure,
             "it is bad" if self.fault == "bad config" else "",
         )  # fmt: skip
 
@@ -127,7 +131,8 @@ class Slot:
         self.accepted.inc()
         sock.setblocking(False)
         self.connections[sock.fileno()] = sock
-        sock.sendall(self.greeting)
+        with contextlib.suppress(BrokenPipeError):  # it only asked who accepts here; what it says is EOF
+            sock.sendall(self.greeting)
         return True
 
     def echo(self, sock: socket.socket) -> None:
@@ -269,8 +274,10 @@ def load_and_live(channel: Channel, orders: Orders) -> int:
     if fault == "READY first":
         channel.send("READY")
         signal.pause()
+    supervisor_path = orders.instance_dir / SUPERVISOR_SOCKET
     if fault == "bad config" and not orders.fallback:
-        return begin.live(channel, lambda: "stand-in.json:1:1: it is bad\n  two lines of it", epoch, segment)
+        bad = "stand-in.json:1:1: it is bad\n  two lines of it"
+        return begin.live(channel, lambda: bad, epoch, segment, supervisor_path)
     program = StandIn(wishes, orders)
     if fault.startswith("impossible"):
         Outbox.post = forged(Outbox.post, fault)  # type: ignore[method-assign]
@@ -284,7 +291,7 @@ def load_and_live(channel: Channel, orders: Orders) -> int:
     if fault == "mad HELLO":
         channel.send("HELLO", {**program.hello.to_wire(), "listeners": [{"name": 7}]})
         signal.pause()
-    return begin.live(channel, lambda: program, epoch, segment)
+    return begin.live(channel, lambda: program, epoch, segment, supervisor_path)
 
 
 if __name__ == "__main__":

@@ -208,40 +208,6 @@ def test_everybody_but_the_supervisor_is_killed(it: Plane) -> None:
     assert {each.epoch for each in waiting} == {2}
 
 
-def test_a_killed_supervisor_loses_nothing(it: Plane) -> None:
-    it.start(listeners=ONE, slots=2)
-    port, held = it.port(), it.dial()
-    assert held.epoch == 1
-    before = it.stats()["stand_in.accepted"]
-    generation = it.serving()
-    assert it.process is not None
-    it.process.kill()
-    it.process.wait()
-    assert held.echoes()
-    it.start(listeners={"a": [f"127.0.0.1:{port}"]}, slots=2)
-    assert it.serving()["epoch"] > 1
-    assert held.echoes()
-    it.eventually(lambda: it.dial().epoch > 1)
-    assert it.stats()["stand_in.accepted"] > before
-    for pid in (generation["pid"], *(slot["pid"] for slot in generation["slots"])):
-        pidfd = os.pidfd_open(pid)
-        os.kill(pid, signal.SIGKILL)
-        assert select.select([pidfd], [], [], PATIENCE_S)[0]
-        os.close(pidfd)
-    assert {it.dial().epoch for _ in range(40)} == {it.status()["epoch"]}
-
-
-def test_a_unix_socket_of_a_killed_supervisor_is_taken_over(it: Plane, tmp_path: Path) -> None:
-    listeners = {"u": [f"unix:{tmp_path / 's'}"]}
-    it.start(listeners=listeners)
-    assert it.process is not None
-    it.process.kill()
-    it.process.wait()
-    it.start(listeners=listeners)
-    assert it.status()["epoch"] == 2
-    assert sorted(os.listdir(tmp_path)) == ["log", "run", "s", "stand-in.json"]
-
-
 def test_a_unix_socket_of_somebody_else_is_refused(it: Plane, tmp_path: Path) -> None:
     it.start(listeners=ONE)
     with socket.socket(socket.AF_UNIX) as other:
@@ -285,7 +251,7 @@ def test_signals_to_the_whole_group_move_nobody_but_the_supervisor(it: Plane) ->
     assert [generation["pid"], generation["control"]["pid"], *it.slots()] == pids
     it.signal(signal.SIGUSR2)
     it.eventually(lambda: it.status()["epoch"] == 2)
-    assert "SIGUSR2 is a hot restart" in it.log
+    it.eventually(lambda: "re-attached to generation 2" in it.log)
 
 
 def test_orphans_drain_by_themselves_when_no_supervisor_comes(it: Plane) -> None:
@@ -297,40 +263,6 @@ def test_orphans_drain_by_themselves_when_no_supervisor_comes(it: Plane) -> None
     assert it.process is not None
     it.process.kill()
     assert held.ended()
-    for pidfd in pidfds:
-        assert select.select([pidfd], [], [], PATIENCE_S)[0]
-        os.close(pidfd)
-
-
-def test_orphans_that_leave_beside_a_new_supervisor_lose_nothing(it: Plane) -> None:
-    """Their sockets are theirs alone, and the kernel gives them connections until the very last moment."""
-    it.start(listeners=ONE, slots=2, orphan_s=1.5)
-    port = it.port()
-    left = [os.pidfd_open(pid) for pid in it.slots()]
-    assert it.process is not None
-    it.process.kill()
-    it.process.wait()
-    it.start(listeners={"a": [f"127.0.0.1:{port}"]}, slots=2)
-    epochs = {it.dial().epoch}  # on a slow machine they may have left by now; nothing is lost then either
-    while left:
-        left = [pidfd for pidfd in left if not select.select([pidfd], [], [], 0)[0] or os.close(pidfd)]
-        made = it.dial()
-        epochs.add(made.epoch)
-        made.close()
-    assert epochs <= {1, 2}
-    assert it.dial().epoch == 2
-
-
-def test_a_stop_ends_what_an_earlier_supervisor_left(it: Plane) -> None:
-    it.start(listeners=ONE, drain_s=0.2)
-    pids = [it.serving()["pid"], *it.slots()]
-    pidfds = [os.pidfd_open(pid) for pid in pids]
-    assert it.process is not None
-    it.process.kill()
-    it.process.wait()
-    it.start(listeners=ONE, drain_s=0.2)
-    it.signal(signal.SIGTERM)
-    assert it.wait() == 0
     for pidfd in pidfds:
         assert select.select([pidfd], [], [], PATIENCE_S)[0]
         os.close(pidfd)

@@ -68,7 +68,9 @@ def test_without_a_descriptor_callers_wait_and_nothing_spins(tmp_path: Path) -> 
     now_s = 100.0
     loop = Loop(selectors.DefaultSelector(), lambda: now_s)
     heard: list[str] = []
-    commands = CommandSocket(tmp_path / "s", loop, lambda caller, verb, arguments: heard.append(verb))
+    commands = CommandSocket(
+        tmp_path / "s", loop, lambda caller, verb, arguments: heard.append(verb), lambda *attach: None
+    )
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.connect(str(tmp_path / "s"))
         Channel(sock).send("COMMAND", {"verb": "ping", "arguments": {}})

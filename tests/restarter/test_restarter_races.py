@@ -81,7 +81,7 @@ def test_a_zygote_whose_end_is_noticed_before_its_last_words(tmp_path: Path) -> 
     theirs.send("FAILED", {"why": "it can't be"})
     theirs.close()
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    live = LiveGeneration.adopt(1, Spawned(pid, ours, reading), supervisor.loop, supervisor._conversation.ears)
+    live = LiveGeneration.adopt(1, Spawned(pid, ours, reading), supervisor.loop, supervisor.conversation.ears)
     supervisor._generations.append(live)
     supervisor._served = True
     supervisor.restarts.close()
@@ -198,7 +198,7 @@ def test_a_generation_that_begins_to_accept_outlives_the_supervisor(it: Plane) -
     it.eventually(accepted)
     assert it.process is not None
     it.process.kill()
-    it.eventually(lambda: it.log.count("the supervisor is gone: draining in 60 s") == 2)
+    it.eventually(lambda: it.log.count("the supervisor is gone; looking for another one") == 2)
     assert all(each.echoes() for each in held)
     assert {each.epoch for each in dial_many(port)} <= {1, 2}
     channel.close()

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from hotproxy.config.model import DEFAULT_ORPHAN_TIMEOUT_S
 from hotproxy.errors import DRAIN_DEADLINE
-from hotproxy.worker.drain import ORPHAN_TIMEOUT_S, Drain
+from hotproxy.worker.drain import Drain
 from tests.kit.clock import FakeClock
 
 
@@ -126,7 +127,7 @@ def test_an_orphan_serves_for_a_minute_then_drains(clock):
     parts = Parts(3)
     drain = Drain(parts, parts, clock, 30.0)
     drain.orphaned()
-    clock.advance(ORPHAN_TIMEOUT_S - 0.1)
+    clock.advance(DEFAULT_ORPHAN_TIMEOUT_S - 0.1)
     drain.tick()
     assert parts.asked == []
     clock.advance(0.1)
@@ -142,7 +143,7 @@ def test_an_orphan_with_no_limit_waits_for_its_last_connection(clock):
     drain = Drain(parts, parts, clock, 0.0)
     drain.orphaned()
     parts.watched = 0  # the channel is gone
-    clock.advance(ORPHAN_TIMEOUT_S)
+    clock.advance(DEFAULT_ORPHAN_TIMEOUT_S)
     drain.tick()
     clock.advance(1e6)
     drain.tick()
