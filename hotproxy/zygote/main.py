@@ -31,7 +31,7 @@ from hotproxy.restarter.spawn import describe_exit
 from hotproxy.shm.cells import Slab, SlabPlace
 from hotproxy.shm.layout import ShmError
 from hotproxy.shm.schema import Schema
-from hotproxy.zygote import orders
+from hotproxy.zygote import messages
 from hotproxy.zygote.child import CONTROL, WORKER, Child, fork
 from hotproxy.zygote.program import Birth, Program
 from hotproxy.zygote.seats import Seat, Seats
@@ -81,7 +81,7 @@ class Zygote:
 
     def _on_message(self, message: Message) -> None:
         try:
-            orders.check(message)
+            messages.check(message)
             self._obey(message)
         except FrameError as error:
             self._refuse(message.kind, error)
@@ -184,7 +184,7 @@ class Zygote:
 
     def _take(self, message: Message) -> None:
         try:
-            orders.check_sockets(message)
+            messages.check_sockets(message)
         except FrameError as error:
             self._fail(str(error))
             return
