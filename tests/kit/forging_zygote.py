@@ -21,6 +21,7 @@ from hotproxy.zygote import __main__ as entry
 from hotproxy.zygote import begin
 from hotproxy.zygote.child import Child
 from hotproxy.zygote.main import Zygote
+from hotproxy.zygote.program import Orders
 from tests.kit.forger import Forger
 from tests.kit.stand_in import StandIn
 
@@ -80,14 +81,14 @@ class Forging(Zygote):
             raise AssertionError("the supervisor says nonsense") from None
 
 
-def load_and_live(channel: Channel, config: str, epoch: int, segment: str, instance_dir: Path, workers: int) -> int:
+def load_and_live(channel: Channel, orders: Orders) -> int:
     """What `hotproxy.zygote.begin.begin` is to hotproxy."""
-    wishes = json.loads(Path(config).read_text())
-    program = StandIn(wishes, epoch, instance_dir)
+    wishes = json.loads(Path(orders.config).read_text())
+    program = StandIn(wishes, orders)
     if "forge" in wishes:
         Forging.forge = wishes["forge"]
         begin.Zygote = Forging  # type: ignore[misc]
-    return begin.live(channel, lambda: program, epoch, segment)
+    return begin.live(channel, lambda: program, orders.epoch, orders.segment)
 
 
 if __name__ == "__main__":
