@@ -160,7 +160,7 @@ class Actions:
 
     def _shut(self, live: LiveGeneration, event: Event) -> None:
         if self._supervisor.stopping:
-            live.removed = self._sockets.all()
+            live.removed = [owned for owned in self._sockets.all() if not owned.kept]
         wires = [live.lease.wire(owned) for owned in live.removed if owned.identity in live.lease.names]
         if not wires:
             self._supervisor.handle(live, Event.SHUT_DONE)

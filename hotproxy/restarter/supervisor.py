@@ -37,7 +37,7 @@ from hotproxy.restarter.requests import Requests
 from hotproxy.restarter.restarts import Outcome, Restarts
 from hotproxy.restarter.sockets import SocketTable
 from hotproxy.restarter.spawn import spawn
-from hotproxy.restarter.systemd import Notifier
+from hotproxy.restarter.systemd import Notifier, passed_descriptors
 
 # Before HELLO nothing is known of a generation's own deadlines: interpreter, imports, config.
 HELLO_S: Final = 30.0
@@ -101,10 +101,15 @@ class Supervisor:
         self._requests.hear_signals()
         path = self.options.instance_dir / "supervisor.sock"
         try:
+            for name, fd in passed_descriptors():
+                self.sockets.inherit(name, fd)
             commands = CommandSocket(path, self.loop, self._requests.on_command)
         except OSError as error:
             lock.release()
             raise HotproxyError(f"{path}: {error.strerror}") from None
+        except HotproxyError:
+            lock.release()
+            raise
         self._tick()
         if self.notifier.watchdog_s > 0.0:
             self._pet()
