@@ -1,0 +1,162 @@
+"""A machine with a real systemd as its PID 1, in namespaces of this one: what `systemctl` does there is what it does.
+
+It has a file system of its own (what the host has, and every write in memory), a network of its own (loopback alone, so
+any port is free), its own processes, journal and shared memory. Its `root` can be read and written from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Final
+
+from tests.kit.origin import need
+
+ROOT_SCRIPT: Final = Path(__file__).with_name("root.sh")
+SYSTEMD: Final = Path("/lib/systemd/systemd")
+PATIENCE_S: Final = 60.0
+# Where the machine has the packages that hotproxy needs: units see nothing of /tmp and /home, where a checkout may be.
+DEPENDENCIES: Final = "/opt/dependencies"
+
+
+class Refused(Exception):
+    """This kernel, or the container that we are in, does not let us build a machine; says what it refused."""
+
+
+class Machine:
+    """One that runs. `entered` is the prefix of a command that shall run in it, `on_its_network` of one of the host's
+    that shall only talk to it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.root = Path(f"/proc/{pid}/root")
+        nsenter = [need("nsenter"), "--target", str(pid)]
+        inside = ["--mount", "--pid", "--cgroup", "--net", "--ipc", "--uts", "--root", "--wd"]
+        self.entered = [*nsenter, *inside, "env", "-u", "NOTIFY_SOCKET", "-u", "JOURNAL_STREAM"]
+        self.on_its_network = [*nsenter, "--net"]
+
+    def run(self, *command: str | int, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.entered, *map(str, command)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+
+    def must(self, *command: str | int) -> str:
+        """What a command says that succeeds."""
+        done = self.run(*command)
+        assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def open_to_all(self, path: str) -> None:
+        """Every user may come as far as to `path`, which may lie in somebody's home."""
+        for directory in Path(path).parents:
+            inside = self.root / str(directory).lstrip("/")
+            inside.chmod(inside.stat().st_mode | 0o111)
+
+    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+        """A file, replaced in one step."""
+        target = self.root / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + ".new")
+        part.write_text(text)
+        part.chmod(mode)
+        part.replace(target)
+
+
+@contextlib.contextmanager
+def machine() -> Iterator[Machine]:
+    """Booted; nothing of it is left afterwards. Raises Refused; a missing program skips or fails as in `need`."""
+    if not SYSTEMD.exists():
+        need("systemd")  # a host without it; elsewhere a program of this name says where it is
+    for program in ("unshare", "nsenter", "setpriv", "mount", "pivot_root"):
+        need(program)
+    if os.getuid() != 0:
+        raise Refused("only root may make namespaces and mount in them")
+    with tempfile.TemporaryDirectory(prefix="hp-machine-") as scratch, _cgroup() as cgroup:
+        log = Path(scratch, "log")
+        mountpoint = Path(scratch, "mountpoint")
+        mountpoint.mkdir()
+        with open(log, "wb") as out:
+            process = _boot(mountpoint, cgroup, out)
+        try:
+            booted = Machine(_first_process(process, log))
+            _until_it_runs(booted, process, log)
+            yield booted
+        finally:
+            # unshare takes PID 1 with it (--kill-child), and the kernel every process of that namespace.
+            process.kill()
+            process.wait()
+
+
+def _boot(mountpoint: Path, cgroup: Path, out: IO[bytes]) -> subprocess.Popen[bytes]:
+    binds = [sysconfig.get_paths()["purelib"], DEPENDENCIES]
+    if os.stat(sys.base_prefix).st_dev != os.stat("/").st_dev:  # a mount of its own, which an overlay does not show
+        binds += [sys.base_prefix, sys.base_prefix]
+    unshare = ["unshare", "--kill-child=KILL", "--fork", "--mount", "--pid", "--cgroup", "--net", "--ipc", "--uts"]
+    # The cgroup first: the namespace's root is where its first process is. It dies with us, however we die.
+    enter = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(cgroup), "setpriv", "--pdeathsig", "KILL"]
+    command = [*enter, *unshare, "sh", str(ROOT_SCRIPT), str(mountpoint), *binds]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+
+
+@contextlib.contextmanager
+def _cgroup() -> Iterator[Path]:
+    """A cgroup (version 2) of the machine's own; what systemd makes below it goes with it."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    unified = next((Path(mount[1]) for mount in mounts if mount[2] == "cgroup2"), None)
+    if unified is None:
+        raise Refused("no cgroup2 is mounted here")
+    made = unified / f"hotproxy-test-{os.getpid()}"
+    try:
+        made.mkdir()
+    except OSError as error:
+        raise Refused(f"{made} can't be made: {error.strerror}") from None
+    try:
+        yield made
+    finally:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while made.exists():  # empty once the kernel has reaped what was killed
+            for directory, _, _ in os.walk(made, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(directory)
+            assert time.monotonic() < deadline_s, f"{made} is not empty"
+            select.select([], [], [], 0.02)
+
+
+def _first_process(process: subprocess.Popen[bytes], log: Path) -> int:
+    """The pid, here, of who is PID 1 there, once it is systemd. Raises Refused when it does not get so far."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while process.poll() is None:
+        with contextlib.suppress(OSError):
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            for pid in map(int, children):
+                if Path(f"/proc/{pid}/comm").read_text() == "systemd\n":
+                    return pid
+        if time.monotonic() > deadline_s:
+            process.send_signal(signal.SIGKILL)
+        select.select([], [], [], 0.02)
+    said = "; ".join(line.strip() for line in log.read_text(errors="replace").splitlines())
+    raise Refused(f"a machine in namespaces can't be built: {said or 'no reason was given'}")
+
+
+def _until_it_runs(booted: Machine, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline_s = time.monotonic() + PATIENCE_S
+    state = ""
+    while state not in ("running", "degraded"):
+        assert process.poll() is None, log.read_text(errors="replace")
+        assert time.monotonic() < deadline_s, f"systemd does not come up ({state}): {log.read_text(errors='replace')}"
+        select.select([], [], [], 0.05)
+        state = booted.run("systemctl", "is-system-running").stdout.strip()
+
