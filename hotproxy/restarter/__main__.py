@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 
 from hotproxy.errors import EXIT_INTERNAL, HotproxyError
-from hotproxy.restarter.log import ERROR, log
+from hotproxy.restarter.log import ERROR, for_stderr, log
 from hotproxy.restarter.supervisor import Options, Supervisor
 
 
@@ -36,7 +36,7 @@ def run(supervisor: Supervisor) -> int:
     try:
         return supervisor.run()
     except HotproxyError as error:
-        print(error, file=sys.stderr)
+        print(for_stderr(ERROR, str(error)), file=sys.stderr)
         return error.exit_code
     except Exception:
         log(ERROR, "internal error: " + traceback.format_exc())

@@ -29,7 +29,7 @@ from hotproxy.restarter.instance_dir import InstanceLock
 from hotproxy.restarter.kernel import become_subreaper, set_process_name
 from hotproxy.restarter.ledger import Ledger
 from hotproxy.restarter.live import DEAF_TICKS, LiveGeneration
-from hotproxy.restarter.log import ERROR, INFO, NOTICE, WARNING, log, name_process
+from hotproxy.restarter.log import ERROR, INFO, NOTICE, WARNING, for_stderr, log, name_process
 from hotproxy.restarter.loop import Loop
 from hotproxy.restarter.moves import Moves
 from hotproxy.restarter.recycling import Recycling
@@ -265,7 +265,7 @@ class Supervisor:
     def give_up(self, why: str) -> None:
         """The first generation can't be: `hotproxy run` ends, and its user reads why, as it was said."""
         self._exit_code = EXIT_REFUSED
-        print(why, file=sys.stderr, flush=True)
+        print(for_stderr(ERROR, why), file=sys.stderr, flush=True)
         self.stopping = True
         self.restarts.close()
         self.recycling.close()

@@ -159,4 +159,3 @@ def _until_it_runs(booted: Machine, process: subprocess.Popen[bytes], log: Path)
         assert time.monotonic() < deadline_s, f"systemd does not come up ({state}): {log.read_text(errors='replace')}"
         select.select([], [], [], 0.05)
         state = booted.run("systemctl", "is-system-running").stdout.strip()
-

@@ -55,7 +55,6 @@ ln -s ../systemd-journald.service lib/systemd/system/sysinit.target.wants/
 printf '[Journal]\nStorage=volatile\nRateLimitBurst=0\n' >etc/systemd/journald.conf.d/machine.conf
 printf '[Unit]\nRequires=basic.target\nAfter=basic.target\n' >etc/systemd/system/machine.target
 echo 0123456789abcdef0123456789abcdef >etc/machine-id
-hostname machine
 
 mkdir .host
 pivot_root . .host

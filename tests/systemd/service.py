@@ -91,6 +91,10 @@ class Service:
         command = ["journalctl", "--no-pager", "-o", "cat", "-u", self.unit, "--after-cursor", self._began, *arguments]
         return self.machine.must(*command)
 
+    def logs(self, text: str, *arguments: str) -> None:
+        """It is there, or comes: what a process has written last, journald reads later."""
+        eventually(lambda: text in self.journal(*arguments), f"{text!r} in the journal:\n{self.journal()}")
+
     def entries(self) -> list[dict[str, Any]]:
         """The journal of this unit since the test began."""
         return [json.loads(line) for line in self.journal("-o", "json").splitlines()]
