@@ -37,5 +37,5 @@ def test_the_port_of_another_instance_is_refused_and_that_one_named(machine: Mac
         first.start()
         second.drop_in("[Service]\nRestart=no\n")
         assert second.systemctl("start").returncode != 0
-        second.logs(f"address in use by hotproxy (pid {first.pid})", "-p", "err")
+        second.logs(f"address in use by hotproxy (pid {first.pid})", priority=3)
         assert first.curl(f"http://127.0.0.1:{PORT}/").returncode == 0

@@ -31,7 +31,7 @@ def test_start_fails_with_a_config_that_is_wrong(service: Service) -> None:
     service.configure("listeners: []\nclutsers: []\n")
     done = service.systemctl("start")
     assert done.returncode != 0
-    service.logs("unknown field 'clutsers'", "-p", "err")
+    service.logs("unknown field 'clutsers'", priority=3)
     assert service.processes() == []
 
 
@@ -60,7 +60,7 @@ def test_a_reload_that_is_refused_fails_says_why_and_changes_nothing(service: Se
         told = service.systemctl("status", "--no-pager", "-l").stdout
         assert "Active: active (running)" in told
         assert "Status: \"reload refused: error: unknown field 'clutsers'" in told
-        service.logs("did you mean 'clusters'?", "-p", "err")
+        service.logs("did you mean 'clusters'?", priority=3)
         service.configure(CONFIG.format(origin=origin))
         service.reload()
     assert (service.pid, service.show("NRestarts")) == (pid, "0")
