@@ -59,6 +59,17 @@ class Machine:
         assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def pid_here(self, pid: int) -> int:
+        """The number that a process of the machine has on the host."""
+        own = os.stat(f"/proc/{self.pid}/ns/pid")
+        for entry in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):  # gone while we look
+                status = Path(f"/proc/{entry}/status").read_text()
+                numbers = next(line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:"))
+                if numbers[-1] == str(pid) and os.path.samestat(os.stat(f"/proc/{entry}/ns/pid"), own):
+                    return int(entry)
+        raise AssertionError(f"there is no process {pid} in the machine")
+
     def open_to_all(self, path: str) -> None:
         """Every user may come as far as to `path`, which may lie in somebody's home."""
         for directory in Path(path).parents:

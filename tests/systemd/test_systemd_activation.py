@@ -1,0 +1,85 @@
+"""hotproxy.socket: systemd listens, so clients wait where they would be refused, and hotproxy accepts on its socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.systemd.service import CONFIG, PORT, Service, assert_nothing_lost
+
+SOCKET = "hotproxy.socket"
+URL = f"http://127.0.0.1:{PORT}/"
+
+
+@pytest.fixture
+def activated(service: Service) -> Iterator[Service]:
+    """The socket unit listens where the config does; the service is not started."""
+    service.drop_in(f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{PORT}\n", SOCKET)
+    service.machine.must("systemctl", "start", SOCKET)
+    yield service
+    service.machine.must("systemctl", "stop", SOCKET)
+    service.machine.run("systemctl", "reset-failed", SOCKET)
+    service.machine.must("rm", "-r", f"/run/systemd/system/{SOCKET}.d")
+
+
+def test_the_first_client_starts_the_service_and_is_served(activated: Service) -> None:
+    assert activated.show("ActiveState") == "inactive"
+    assert activated.curl(URL).returncode == 0
+    activated.eventually(lambda: activated.show("ActiveState") == "active", "it to be started")
+    assert activated.command("listeners").stdout.split()[:2] == ["web:", f"127.0.0.1:{PORT}"]
+
+
+def test_a_restart_of_the_service_refuses_nobody(activated: Service) -> None:
+    activated.start()
+    before = activated.pid
+    with activated.load(keepalive=0) as load:
+        for _ in range(2):
+            assert activated.systemctl("restart").returncode == 0, activated.journal()
+        counts = load.stop()
+    assert_nothing_lost(counts, activated)
+    assert activated.pid != before
+
+
+def test_a_reload_loses_nothing(activated: Service) -> None:
+    activated.start()
+    before = activated.pid
+    with activated.load() as load:
+        for _ in range(2):
+            activated.reload()
+        counts = load.stop()
+    assert_nothing_lost(counts, activated)
+    assert activated.pid == before
+
+
+def test_who_comes_after_a_stop_starts_it_again(activated: Service) -> None:
+    activated.start()
+    activated.stop()
+    assert activated.processes() == []
+    assert activated.curl(URL).returncode == 0
+    activated.eventually(lambda: activated.show("ActiveState") == "active", "it to be started")
+
+
+def test_a_killed_supervisor_leaves_the_socket_to_the_next_one(activated: Service) -> None:
+    activated.start()
+    before = activated.pid
+    with activated.load() as load:
+        activated.kill(before)
+        activated.eventually(lambda: activated.pid not in (0, before), "systemd to start it again")
+        activated.eventually(lambda: activated.show("ActiveState") == "active", "it to serve")
+        counts = load.stop()
+    assert_nothing_lost(counts, activated)
+
+
+def test_a_socket_that_no_listener_has_is_refused_at_a_reload_and_at_a_start(activated: Service, origin: str) -> None:
+    activated.start()
+    elsewhere = CONFIG.format(origin=origin).replace(str(PORT), str(PORT + 1))
+    why = f"systemd listens on web 127.0.0.1:{PORT}, and no listener has this address"
+    activated.configure(elsewhere)
+    assert activated.systemctl("reload").returncode != 0
+    assert why in activated.show("StatusText")
+    assert activated.curl(URL).returncode == 0, "it is served as before"
+    activated.drop_in("[Service]\nRestart=no\n")
+    activated.stop()
+    assert activated.systemctl("start").returncode != 0
+    activated.logs(why, priority=3)
