@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.instance import eventually
+from tests.kit.namespaces import Refused
 from tests.kit.origin import NGINX_CONFIG, need
 from tests.systemd import machine as machines
 from tests.systemd.machine import DEPENDENCIES, Machine
@@ -24,7 +25,7 @@ def machine() -> Iterator[Machine]:
         with machines.machine() as booted:
             _install(booted)
             yield booted
-    except machines.Refused as refused:
+    except Refused as refused:
         pytest.skip(str(refused))
 
 

@@ -9,27 +9,22 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
+import shlex
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
+from tests.kit.namespaces import PATIENCE_S, First, Refused, first_process
 from tests.kit.origin import need
 
 ROOT_SCRIPT: Final = Path(__file__).with_name("root.sh")
 SYSTEMD: Final = Path("/lib/systemd/systemd")
-PATIENCE_S: Final = 60.0
 # Where the machine has the packages that hotproxy needs: units see nothing of /tmp and /home, where a checkout may be.
 DEPENDENCIES: Final = "/opt/dependencies"
-
-
-class Refused(Exception):
-    """This kernel, or the container that we are in, does not let us build a machine; says what it refused."""
 
 
 class Machine:
@@ -44,13 +39,13 @@ class Machine:
         self.entered = [*nsenter, *inside, "env", "-u", "NOTIFY_SOCKET", "-u", "JOURNAL_STREAM"]
         self.on_its_network = [*nsenter, "--net"]
 
-    def run(self, *command: str | int, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str | int) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*self.entered, *map(str, command)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=timeout_s,
+            timeout=PATIENCE_S,
         )
 
     def must(self, *command: str | int) -> str:
@@ -90,36 +85,18 @@ class Machine:
 def machine() -> Iterator[Machine]:
     """Booted; nothing of it is left afterwards. Raises Refused; a missing program skips or fails as in `need`."""
     if not SYSTEMD.exists():
-        need("systemd")  # a host without it; elsewhere a program of this name says where it is
-    for program in ("unshare", "nsenter", "setpriv", "mount", "pivot_root"):
-        need(program)
-    if os.getuid() != 0:
-        raise Refused("only root may make namespaces and mount in them")
-    with tempfile.TemporaryDirectory(prefix="hp-machine-") as scratch, _cgroup() as cgroup:
-        log = Path(scratch, "log")
-        mountpoint = Path(scratch, "mountpoint")
-        mountpoint.mkdir()
-        with open(log, "wb") as out:
-            process = _boot(mountpoint, cgroup, out)
-        try:
-            booted = Machine(_first_process(process, log))
-            _until_it_runs(booted, process, log)
-            yield booted
-        finally:
-            # unshare takes PID 1 with it (--kill-child), and the kernel every process of that namespace.
-            process.kill()
-            process.wait()
-
-
-def _boot(mountpoint: Path, cgroup: Path, out: IO[bytes]) -> subprocess.Popen[bytes]:
+        need("systemd")  # not here; elsewhere a program of this name says where it is
     binds = [sysconfig.get_paths()["purelib"], DEPENDENCIES]
     if os.stat(sys.base_prefix).st_dev != os.stat("/").st_dev:  # a mount of its own, which an overlay does not show
         binds += [sys.base_prefix, sys.base_prefix]
-    unshare = ["unshare", "--kill-child=KILL", "--fork", "--mount", "--pid", "--cgroup", "--net", "--ipc", "--uts"]
-    # The cgroup first: the namespace's root is where its first process is. It dies with us, however we die.
-    enter = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(cgroup), "setpriv", "--pdeathsig", "KILL"]
-    command = [*enter, *unshare, "sh", str(ROOT_SCRIPT), str(mountpoint), *binds]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    kinds = "mount pid cgroup net ipc uts"
+    with _cgroup() as cgroup:
+        # The root of the cgroup namespace is where its first process is.
+        into = f"echo $$ >{shlex.quote(str(cgroup))}/cgroup.procs"
+        with first_process(ROOT_SCRIPT, binds, "systemd", kinds, before=into) as first:
+            booted = Machine(first.pid)
+            _until_it_runs(booted, first)
+            yield booted
 
 
 @contextlib.contextmanager
@@ -146,27 +123,11 @@ def _cgroup() -> Iterator[Path]:
             select.select([], [], [], 0.02)
 
 
-def _first_process(process: subprocess.Popen[bytes], log: Path) -> int:
-    """The pid, here, of who is PID 1 there, once it is systemd. Raises Refused when it does not get so far."""
-    deadline_s = time.monotonic() + PATIENCE_S
-    while process.poll() is None:
-        with contextlib.suppress(OSError):
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            for pid in map(int, children):
-                if Path(f"/proc/{pid}/comm").read_text() == "systemd\n":
-                    return pid
-        if time.monotonic() > deadline_s:
-            process.send_signal(signal.SIGKILL)
-        select.select([], [], [], 0.02)
-    said = "; ".join(line.strip() for line in log.read_text(errors="replace").splitlines())
-    raise Refused(f"a machine in namespaces can't be built: {said or 'no reason was given'}")
-
-
-def _until_it_runs(booted: Machine, process: subprocess.Popen[bytes], log: Path) -> None:
+def _until_it_runs(booted: Machine, first: First) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     state = ""
     while state not in ("running", "degraded"):
-        assert process.poll() is None, log.read_text(errors="replace")
-        assert time.monotonic() < deadline_s, f"systemd does not come up ({state}): {log.read_text(errors='replace')}"
+        assert first.unshare.poll() is None, first.said
+        assert time.monotonic() < deadline_s, f"systemd does not come up ({state}): {first.said}"
         select.select([], [], [], 0.05)
         state = booted.run("systemctl", "is-system-running").stdout.strip()

@@ -59,6 +59,7 @@ echo 0123456789abcdef0123456789abcdef >etc/machine-id
 mkdir .host
 pivot_root . .host
 umount -l /.host
+echo "the root is built"
 # Without these in the bounding set no process of the machine gets them, whatever its uid.
 exec setpriv --bounding-set=-sys_boot,-sys_time,-sys_module,-sys_rawio \
   env -i container=hotproxy-test PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
