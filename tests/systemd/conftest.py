@@ -44,7 +44,7 @@ def _install(machine: Machine) -> None:
     machine.write("/etc/tmpfiles.d/hotproxy.conf", (UNITS / "hotproxy.tmpfiles").read_text())
     machine.write("/etc/logrotate.d/hotproxy", (UNITS / "hotproxy.logrotate").read_text())
     machine.must("systemd-sysusers")
-    machine.must("systemd-tmpfiles", "--create", "/etc/tmpfiles.d/hotproxy.conf")
+    machine.must("systemd-tmpfiles", "--create", "hotproxy.conf")
     machine.must("systemctl", "daemon-reload")
 
 

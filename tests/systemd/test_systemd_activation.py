@@ -60,6 +60,7 @@ def test_who_comes_after_a_stop_starts_it_again(activated: Service) -> None:
     activated.eventually(lambda: activated.show("ActiveState") == "active", "it to be started")
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_leaves_the_socket_to_the_next_one(activated: Service) -> None:
     activated.start()
     before = activated.pid

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import pytest
+
 from tests.systemd.service import CONFIG, PORT, Service, assert_nothing_lost, assert_only_the_crashed_ones_lost
 
 URL = f"http://127.0.0.1:{PORT}/"
@@ -106,6 +108,7 @@ def test_a_killed_zygote_is_replaced_and_nobody_notices(service: Service) -> Non
     assert (service.pid, service.show("NRestarts")) == (pid, "0")
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_hangs_is_replaced_by_the_watchdog_and_nobody_notices(service: Service) -> None:
     """The limit is shorter here, so that the test is."""
     service.drop_in("[Service]\nWatchdogSec=1\n")
@@ -123,6 +126,7 @@ def test_stop_leaves_nothing_but_the_numbers(service: Service) -> None:
     service.start()
     for _ in range(10):
         assert service.curl(URL).returncode == 0
+    service.machine.write("/run/hotproxy/default/admin.sock.99", "of a supervisor that was killed")
     service.stop()
     assert (service.show("Result"), service.show("ActiveState")) == ("success", "inactive")
     assert service.processes() == []

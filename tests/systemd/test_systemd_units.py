@@ -1,4 +1,4 @@
-"""The files in systemd/, read by systemd's own tools; no machine is needed."""
+"""The files in systemd/, read by systemd's own tools."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.origin import need
+from tests.systemd.machine import Machine
 
 UNITS = Path(__file__).parents[2] / "systemd"
 SERVICES = ["hotproxy.service", "hotproxy@.service"]
@@ -29,3 +30,16 @@ def test_the_template_is_the_same_unit_for_another_instance() -> None:
         .replace("%i", "default")
         == service
     )
+
+
+@pytest.mark.parametrize("unit", [*SERVICES, "hotproxy.socket"])
+def test_systemd_has_nothing_to_say_about_it(machine: Machine, unit: str) -> None:
+    done = machine.run("systemd-analyze", "verify", unit.replace("@", "@edge"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_sockets_are_not_installed_with_the_service(machine: Machine) -> None:
+    """Whoever wants systemd to listen says so: the ports are those of nobody's config."""
+    machine.must("systemctl", "enable", "hotproxy.service")
+    assert machine.run("systemctl", "is-enabled", "hotproxy.socket").stdout == "disabled\n"
+    machine.must("systemctl", "disable", "hotproxy.service")
