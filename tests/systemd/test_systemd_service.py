@@ -68,12 +68,27 @@ def test_a_reload_that_is_refused_fails_says_why_and_changes_nothing(service: Se
     assert (service.pid, service.show("NRestarts")) == (pid, "0")
 
 
-def test_a_hangup_reloads_too(service: Service) -> None:
+def test_a_hangup_of_every_process_is_a_reload(service: Service) -> None:
+    """`systemctl kill` means all of them; only the supervisor listens to signals."""
     service.start()
+    pid = service.pid
     with nothing_lost(service):
-        service.kill(service.pid, "HUP")
+        assert service.systemctl("kill", "--signal=HUP").returncode == 0
         service.eventually(lambda: "generation 1 -> 2 ok" in service.show("StatusText"), "the reload")
-    assert service.show("ActiveState") == "active"
+    assert (service.pid, service.show("ActiveState")) == (pid, "active")
+
+
+def test_a_systemd_that_is_replaced_itself_goes_on_with_it(service: Service) -> None:
+    """As an upgrade of systemd does. It tells the service nothing of this, and expects its notifications at once."""
+    service.start()
+    pid = service.pid
+    with nothing_lost(service):
+        service.machine.must("systemctl", "daemon-reexec")
+        service.reload()
+        service.machine.must("systemctl", "restart", "systemd-journald")
+        service.reload()
+        service.logs("generation 2 -> 3 ok")
+    assert (service.pid, service.show("NRestarts")) == (pid, "0")
 
 
 def test_a_killed_worker_is_replaced_within_the_unit(service: Service) -> None:
@@ -106,6 +121,16 @@ def test_a_killed_zygote_is_replaced_and_nobody_notices(service: Service) -> Non
             lambda: service.newest()["pid"] != killed and service.newest()["state"] == "active", "a new one"
         )
     assert (service.pid, service.show("NRestarts")) == (pid, "0")
+
+
+def test_a_killed_supervisor_is_replaced_and_nobody_notices(service: Service) -> None:
+    service.start()
+    pid = service.pid
+    with nothing_lost(service):
+        service.kill(pid)
+        service.eventually(lambda: service.pid not in (0, pid), "systemd to start it again")
+        service.eventually(lambda: service.show("ActiveState") == "active", "it to serve")
+    assert service.show("NRestarts") == "1"
 
 
 @pytest.mark.slow
@@ -175,7 +200,11 @@ def capabilities_of(service: Service, pid: int) -> dict[str, str]:
 
 
 def test_the_journal_has_priorities(service: Service, origin: str) -> None:
+    log = "cluster: origin\n    access_log: {path: /dev/stdout}"
+    service.configure(CONFIG.format(origin=origin).replace("cluster: origin", log, 1))
     service.start()
+    assert service.curl(f"{URL}some/path").returncode == 0
+    service.logs("GET /some/path")
     service.configure("listeners: []\nclutsers: []\n")
     assert service.systemctl("reload").returncode != 0
     service.kill(service.newest()["slots"][0]["pid"])
@@ -183,6 +212,7 @@ def test_the_journal_has_priorities(service: Service, origin: str) -> None:
     found = {entry["MESSAGE"]: int(entry["PRIORITY"]) for entry in service.entries() if "MESSAGE" in entry}
     assert not [message for message in found if message.startswith("<")], "no prefix is left in a line"
     assert {level for message, level in found.items() if "start: generation 1 ok" in message} == {5}
+    assert {level for message, level in found.items() if "GET /some/path" in message} == {6}
     assert {level for message, level in found.items() if "restart refused" in message} == {3}
     assert {level for message, level in found.items() if "unknown field 'clutsers'" in message} == {3}
 
