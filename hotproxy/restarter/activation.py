@@ -9,9 +9,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import struct
+from typing import Final
 
 from hotproxy.errors import HotproxyError
 from hotproxy.restarter.hello import WantedAddress
+
+# struct timeval: 1 ms, which the kernel rounds up to its next tick.
+_NO_WAIT: Final = struct.pack("ll", 0, 1000)
 
 
 def listening_socket(name: str, fd: int) -> socket.socket:
@@ -26,6 +31,10 @@ def listening_socket(name: str, fd: int) -> socket.socket:
         raise HotproxyError(
             f"systemd has passed '{name}' ({bound_to(sock)}), which does not listen: Accept=no, and nobody shut it down"
         )
+    # All copies have one O_NONBLOCK, and without NonBlocking=yes systemd takes it away at each start of the service:
+    # workers that a killed supervisor left would hang in accept(). With a timeout they hang for a tick.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _NO_WAIT)
+    sock.setblocking(False)
     return sock
 
 

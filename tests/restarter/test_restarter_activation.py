@@ -164,6 +164,18 @@ def test_what_nobody_can_accept_on_is_refused(table: SocketTable, make: Callable
         os.close(fd)
 
 
+def test_nobody_hangs_in_accept_when_systemd_makes_it_blocking(table: SocketTable, systemds: socket.socket) -> None:
+    """systemd did so at each start of the service, and the workers of a killed supervisor accepted for ever."""
+    pass_on(table, systemds)
+    workers = socket.socket(fileno=os.dup(systemds.fileno()))
+    with workers:
+        assert not os.get_blocking(workers.fileno())
+        os.set_blocking(systemds.fileno(), True)
+        assert os.get_blocking(workers.fileno()), "one flag for all copies"
+        with pytest.raises(BlockingIOError):
+            workers.accept()
+
+
 def test_port_0_is_never_systemds(table: SocketTable, systemds: socket.socket) -> None:
     pass_on(table, systemds)
     with pytest.raises(BindRefused, match="no listener has this address"):

@@ -61,7 +61,10 @@ def test_who_comes_after_a_stop_starts_it_again(activated: Service) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_supervisor_leaves_the_socket_to_the_next_one(activated: Service) -> None:
+@pytest.mark.parametrize("non_blocking", ["yes", "no"])
+def test_a_killed_supervisor_leaves_the_socket_to_the_next_one(activated: Service, non_blocking: str) -> None:
+    """With "no" systemd makes the socket blocking when it starts the next one; its workers accept on it all along."""
+    activated.drop_in(f"[Service]\nNonBlocking={non_blocking}\n")
     activated.start()
     before = activated.pid
     with activated.load() as load:
