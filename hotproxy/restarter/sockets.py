@@ -7,7 +7,7 @@ So a reload finds it again, whatever the listener is called by then, and `127.0.
     commit    the generation accepts: what it no longer names is handed back as removed
     discard   it failed: what it brought and nobody listens on is closed; the rest is for its predecessor, or shut down
 
-Sockets that systemd listens on (`inherit`) are found by their address, and nothing here ever shuts them down.
+Sockets that systemd listens on (`activate`) are found by their address, and nothing here ever shuts them down.
 
 Nothing listens here: a socket that listens while nobody accepts takes its share of the connections (95 of 200
 were seen) and answers none. The slot calls listen() immediately before it accepts.
@@ -91,7 +91,7 @@ class SocketTable:
     def __len__(self) -> int:
         return len(self._sockets)
 
-    def inherit(self, name: str, fd: int) -> None:
+    def activate(self, name: str, fd: int) -> None:
         """A socket that systemd listens on, passed as `name`. Raises HotproxyError for one that can't be served."""
         sock = listening_socket(name, fd)
         identity = f"{name} {bound_to(sock)}"  # no address: a name has no colon in it

@@ -102,7 +102,7 @@ class Supervisor:
         path = self.options.instance_dir / "supervisor.sock"
         try:
             for name, fd in passed_descriptors():
-                self.sockets.inherit(name, fd)
+                self.sockets.activate(name, fd)
             commands = CommandSocket(path, self.loop, self._requests.on_command)
         except OSError as error:
             lock.release()

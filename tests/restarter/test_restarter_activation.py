@@ -33,7 +33,7 @@ def systemds() -> Iterator[socket.socket]:
 
 def pass_on(table: SocketTable, sock: socket.socket, name: str = "web") -> int:
     """To the table, as systemd does; the port."""
-    table.inherit(name, os.dup(sock.fileno()))
+    table.activate(name, os.dup(sock.fileno()))
     return int(sock.getsockname()[1]) if sock.family != socket.AF_UNIX else 0
 
 
@@ -159,7 +159,7 @@ def not_listening() -> int:
 def test_what_nobody_can_accept_on_is_refused(table: SocketTable, make: Callable[[], int], why: str) -> None:
     fd = make()
     with pytest.raises(HotproxyError, match=why):
-        table.inherit("web", fd)
+        table.activate("web", fd)
     with contextlib.suppress(OSError):  # a socket was closed with its object
         os.close(fd)
 
