@@ -16,6 +16,9 @@ SERVICES = ["hotproxy.service", "hotproxy@.service"]
 
 @pytest.mark.parametrize("unit", SERVICES)
 def test_exposure_is_low(unit: str) -> None:
+    said = subprocess.run([need("systemd-analyze"), "--version"], capture_output=True, text=True, check=True).stdout
+    if int(said.split()[1].partition("~")[0].partition(".")[0]) < 250:
+        pytest.skip("systemd 250 is the first that looks at a unit file which is not installed")
     command = [need("systemd-analyze"), "security", "--offline=true", "--threshold=30", "--no-pager", str(UNITS / unit)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"above 3.0: {done.stdout}"
