@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.systemd.service import CONFIG, PORT, Service, assert_nothing_lost, assert_only_the_crashed_ones_lost
 
+DOCS = Path(__file__).parents[2] / "docs"
 URL = f"http://127.0.0.1:{PORT}/"
 
 
@@ -35,6 +37,22 @@ def test_start_fails_with_a_config_that_is_wrong(service: Service) -> None:
     assert done.returncode != 0
     service.logs("unknown field 'clutsers'", priority=3)
     assert service.processes() == []
+
+
+def test_a_start_may_fall_back_on_the_last_good_config(service: Service) -> None:
+    """The drop-in of docs/systemd.md."""
+    drop_in = (DOCS / "systemd.md").read_text().partition("d/fallback.conf\n")[2].partition("```")[0]
+    assert "--fallback-last-good" in drop_in
+    service.drop_in(drop_in)
+    service.start()
+    kept = service.machine.root / "var/lib/hotproxy/default.last-good.yaml"
+    service.eventually(kept.exists, "the config to be kept")
+    service.stop()
+    service.configure("listeners: []\nclutsers: []\n")
+    service.start()
+    assert service.curl(URL).returncode == 0
+    assert "unknown field 'clutsers'" in service.status()["config_fallback"]
+    service.logs("unknown field 'clutsers'", priority=3)
 
 
 def test_reload_returns_when_the_new_config_serves(service: Service, origin: str) -> None:
