@@ -133,7 +133,7 @@ class Service:
     # -- its clients --------------------------------------------------------------------------------------------
 
     def curl(self, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.machine.run("curl", "-sS", "-m", "30", *arguments, url)
+        return self.machine.run("curl", "-sSf", "-m", "30", *arguments, url)
 
     @contextlib.contextmanager
     def load(self, port: int = PORT, new_rate: float = 200, keepalive: int = 50) -> Iterator[clients.LoadRun]:

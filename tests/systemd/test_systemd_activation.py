@@ -23,6 +23,32 @@ def activated(service: Service) -> Iterator[Service]:
     service.machine.must("rm", "-r", f"/run/systemd/system/{SOCKET}.d")
 
 
+def test_the_unit_as_it_is_listens_on_port_80_of_both_families(service: Service, origin: str) -> None:
+    service.configure(CONFIG.format(origin=origin).replace(f"127.0.0.1:{PORT}", ":80"))
+    service.machine.must("systemctl", "start", SOCKET)
+    try:
+        for host in ("127.0.0.1", "[::1]"):
+            assert service.curl(f"http://{host}/").returncode == 0
+        assert service.command("listeners").stdout.split()[:2] == ["web:", "[::]:80"]
+    finally:
+        service.machine.must("systemctl", "stop", SOCKET)
+
+
+def test_a_unix_socket_of_systemds_keeps_its_mode_and_its_file(service: Service, origin: str) -> None:
+    path = "/run/web.sock"
+    service.configure(CONFIG.format(origin=origin).replace(f"127.0.0.1:{PORT}", f"unix:{path}"))
+    service.drop_in(f"[Socket]\nListenStream=\nListenStream={path}\nSocketMode=0606\n", SOCKET)
+    service.machine.must("systemctl", "start", SOCKET)
+    try:
+        for _ in range(2):
+            assert service.curl("http://web/", "--unix-socket", path).returncode == 0
+            service.stop()
+            assert service.machine.must("stat", "-c", "%F %a %U", path).strip() == "socket 606 root"
+    finally:
+        service.machine.must("systemctl", "stop", SOCKET)
+        service.machine.must("rm", "-r", f"/run/systemd/system/{SOCKET}.d")
+
+
 def test_the_first_client_starts_the_service_and_is_served(activated: Service) -> None:
     assert activated.show("ActiveState") == "inactive"
     assert activated.curl(URL).returncode == 0
