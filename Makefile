@@ -11,6 +11,8 @@ SEED ?=
 KERNELS := hotproxy/http/_headers.pyx hotproxy/http/_kernel.pyx hotproxy/net/_transfer.pyx hotproxy/shm/_cells.pyx hotproxy/telemetry/_line.pyx
 # What `make test` runs once more with nothing compiled.
 PLAIN := tests/test_clock.py tests/http tests/net tests/proxy tests/telemetry tests/upstream tests/conformance
+# Whole proxies under load, each with the machine to itself; under a real systemd, and in containers.
+ONE_BY_ONE := tests/restart tests/systemd tests/container
 # Where `make bench` writes Markdown, JSON and pictures; docs/bench has those that the README shows.
 OUT ?= build/bench
 
@@ -20,14 +22,14 @@ run: .venv/run.stamp  ## a demo: two origins, and a proxy in front of them
 	@$(BIN)/python configs/demo.py
 
 test: check compiled  ## the suite: fast parts side by side, then whole proxies under load one by one
-	$(BIN)/pytest -q -n $(JOBS) --ignore=tests/restart -m "not slow"
+	$(BIN)/pytest -q -n $(JOBS) $(ONE_BY_ONE:%=--ignore=%) -m "not slow"
 	HOTPROXY_KERNEL=pure $(BIN)/pytest -q -n $(JOBS) $(PLAIN) -m "not slow"
-	$(BIN)/pytest -q tests/restart -m "not slow"
+	$(BIN)/pytest -q $(ONE_BY_ONE) -m "not slow"
 
 test-all: check compiled  ## everything but soak and bench
-	$(BIN)/pytest -q -n $(JOBS) --ignore=tests/restart
+	$(BIN)/pytest -q -n $(JOBS) $(ONE_BY_ONE:%=--ignore=%)
 	HOTPROXY_KERNEL=pure $(BIN)/pytest -q -n $(JOBS) $(PLAIN)
-	$(BIN)/pytest -q tests/restart
+	$(BIN)/pytest -q $(ONE_BY_ONE)
 
 check: .venv/dev.stamp  ## format, lint, types, direction of imports
 	$(BIN)/ruff format --check .

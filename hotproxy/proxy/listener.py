@@ -250,9 +250,16 @@ class Listener:
             self._shut(acceptor)
 
     def shut_all(self) -> None:
-        """As `shut`, where nobody else is left to accept what waits."""
+        """As `shut`, where nobody else is left to accept what waits.
+
+        A shared socket may be systemd's, and whoever is started next gets the very same: it is let go as it is.
+        """
         for acceptor in list(self._acceptors):
-            self._shut(acceptor)
+            if acceptor.shared:
+                self._accept_all(acceptor)
+                self._drop(acceptor)
+            else:
+                self._shut(acceptor)
 
     def _shut(self, acceptor: Acceptor) -> None:
         if acceptor.listening:

@@ -8,7 +8,7 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from tests.kit.instance import PATIENCE_S, Instance
 class LoadRun:
     """A running `load.py`. `stop()` gives its counts."""
 
-    def __init__(self, host: str, port: int | str, new_rate: float, keepalive: int, pace_s: float) -> None:
+    def __init__(
+        self, host: str, port: int | str, new_rate: float, keepalive: int, pace_s: float, prefix: Sequence[str]
+    ) -> None:
         program = Path(__file__).with_name("load.py")
         arguments = [host, str(port), "--new-rate", str(new_rate), "--keepalive", str(keepalive)]
         self.process = subprocess.Popen(
-            [sys.executable, str(program), *arguments, "--pace", str(pace_s)],
+            [*prefix, sys.executable, str(program), *arguments, "--pace", str(pace_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -37,10 +39,15 @@ class LoadRun:
 
 @contextlib.contextmanager
 def load(
-    port: int | str, new_rate: float = 0, keepalive: int = 0, pace_s: float = 0.4, host: str = "127.0.0.1"
+    port: int | str,
+    new_rate: float = 0,
+    keepalive: int = 0,
+    pace_s: float = 0.4,
+    host: str = "127.0.0.1",
+    prefix: Sequence[str] = (),
 ) -> Iterator[LoadRun]:
-    """`host` "unix": `port` is a path."""
-    run = LoadRun(host, port, new_rate, keepalive, pace_s)
+    """`host` "unix": `port` is a path. `prefix`: the command that runs it where the proxy can be reached."""
+    run = LoadRun(host, port, new_rate, keepalive, pace_s, prefix)
     try:
         yield run
     finally:

@@ -71,13 +71,15 @@ class Bench:
         self.clients: list[socket.socket] = []
         self.held: list[socket.socket] = []  # what the supervisor would keep
 
-    def add_socket(self, slot: int = 0, listening: bool = True, family=socket.AF_INET) -> socket.socket:
+    def add_socket(
+        self, slot: int = 0, listening: bool = True, family=socket.AF_INET, shared: bool = False
+    ) -> socket.socket:
         sock = socket.socket(family)
         sock.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
         if listening:
             sock.listen(128)
         self.held.append(sock)
-        self.listener.add_socket(sock.dup(), 0, slot, listening, shared=False)
+        self.listener.add_socket(sock.dup(), 0, slot, listening, shared)
         return sock
 
     def connect(self, sock: socket.socket, count: int = 1) -> list[socket.socket]:
@@ -295,6 +297,21 @@ def test_shut_takes_who_waits_and_refuses_who_comes(make):
     assert len(bench.connections) == 50
     with pytest.raises(ConnectionRefusedError):  # although the supervisor's copy is still open
         bench.connect(sock)
+
+
+def test_a_shared_socket_outlives_the_last_orphan(make):
+    """systemd listens on it, and whoever it starts next accepts there: an orphan's shutdown() would end that too."""
+    bench = make()
+    systemds, own = bench.add_socket(shared=True), bench.add_socket(slot=1)
+    bench.listener.start_accepting()
+    for sock in (systemds, own):
+        bench.connect(sock, 3)
+    bench.listener.shut_all()
+    assert len(bench.connections) == 6, "who waits is served"
+    assert not bench.loop.readers
+    bench.connect(systemds)
+    with pytest.raises(ConnectionRefusedError):
+        bench.connect(own)
 
 
 def test_a_socket_that_another_process_shut_is_let_go(make):
