@@ -24,6 +24,7 @@ class Watch:
         self.weights: list[tuple[float, int]] = []  # (when_s, sum of PSS in KiB)
         self.restarts: list[Departure] = []
         self._system = system
+        self._busy_until_s = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look_again)
 
@@ -38,8 +39,6 @@ class Watch:
     def busy(self) -> None:
         """A restart begins now: look closely for a while."""
         self._busy_until_s = time.monotonic() + BUSY_S
-
-    _busy_until_s = 0.0
 
     def follow(self, began_s: float, leaving: list[psutil.Process]) -> None:
         """From now on: when are these gone?"""

@@ -16,8 +16,8 @@ import psutil
 
 from bench.peers.processes import Tree
 
-# How long a restart may take until whatever is new is there. Nobody who works needs a tenth of it.
-RESTART_S = 20.0
+# How long it may take until whatever is new is there; on a machine that is not busy nobody needs a hundredth of it.
+RESTART_S = 60.0
 
 
 class Refused(Exception):
@@ -50,7 +50,7 @@ class System:
 
     name = ""
     setting = "defaults"
-    # Is its way to restart different without TCP connections? Whoever can't forward them does without.
+    # Whoever can't forward TCP is spared those clients.
     has_tcp = True
 
     def __init__(self, version: str, drain_s: float | None = None) -> None:
