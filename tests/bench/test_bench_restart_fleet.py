@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import json
 import re
+import signal
 import socket
+import subprocess
+import sys
+import termios
 import threading
 import urllib.request
 from collections import Counter
+from pathlib import Path
 
 from bench.restart.fleet import KINDS, Size, fleet
 from tests.kit import clients
@@ -17,6 +24,7 @@ from tests.kit.echo_origin import WEBSOCKET_ACCEPT
 from tests.kit.instance import eventually
 from tests.kit.origin import RecordingOrigin, echo_origin
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = Size(new_per_s=50, keepalive=2, websocket=2, tcp=2, downloads=1, slow=1, uploads=1, pace_s=0.02, length_s=0.2)
 UPGRADED = b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: %s\r\n\r\n" % WEBSOCKET_ACCEPT
 
@@ -96,3 +104,30 @@ def test_closed_while_idle_or_while_asked_or_politely_are_three_things() -> None
     assert Counter(how for _, _, how, _ in counts["losses"]) == {ASKED: 1, SENT_AWAY: 1, IDLE: 1}
     assert {kind for _, kind, _, _ in counts["losses"]} == {"keep-alive"}
     assert len(counts["answers"]["keep-alive"]) == counts["ok"] == 3
+
+
+def test_a_diary_is_handed_in_whole_though_a_signal_interrupts_it() -> None:
+    """With PYTHONUNBUFFERED, print() wrote what fitted into the pipe, was interrupted, and called that all.
+
+    The clients ended well, with half a JSON object.
+    """
+    program = (
+        "import signal, sys; signal.signal(signal.SIGUSR1, lambda *_: None)\n"
+        "from tests.kit.diary import hand_in\n"
+        "hand_in({'answers': 'x' * 1000000})"
+    )
+    process = subprocess.Popen([sys.executable, "-u", "-c", program], stdout=subprocess.PIPE, cwd=ROOT)
+    assert process.stdout is not None
+    stdout = process.stdout
+    capacity = fcntl.fcntl(stdout, fcntl.F_GETPIPE_SZ)
+    eventually(lambda: waiting(stdout.fileno()) == capacity, "a full pipe")
+    process.send_signal(signal.SIGUSR1)
+    output, _ = process.communicate(timeout=60)
+    assert json.loads(output) == {"answers": "x" * 1000000}
+
+
+def waiting(fd: int) -> int:
+    """Bytes that can be read at once."""
+    size = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, size)
+    return size[0]

@@ -20,7 +20,6 @@ import argparse
 import collections
 import errno
 import heapq
-import json
 import select
 import socket
 import sys
@@ -30,7 +29,7 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.kit.diary import ASKED, IDLE, REFUSED, SENT_AWAY, WRONG, Diary
+from tests.kit.diary import ASKED, IDLE, REFUSED, SENT_AWAY, WRONG, Diary, hand_in
 
 HOW: Final = {"connecting": REFUSED, "waiting": ASKED, "thinking": IDLE}
 ANSWER_TIMEOUT_S: Final = 20.0
@@ -238,7 +237,7 @@ def main() -> None:
     arguments = parser.parse_args()
     load = Load(arguments.host, arguments.port, arguments.new_rate, arguments.keepalive, arguments.pace)
     counts = load.run()
-    print(json.dumps(counts | load.diary.page() if arguments.diary else counts), flush=True)
+    hand_in(counts | load.diary.page() if arguments.diary else counts)
 
 
 if __name__ == "__main__":

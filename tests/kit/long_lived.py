@@ -36,7 +36,7 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.kit.diary import ASKED, IDLE, REFUSED, SENT_AWAY, WRONG, Diary
+from tests.kit.diary import ASKED, IDLE, REFUSED, SENT_AWAY, WRONG, Diary, hand_in
 from tests.kit.echo_origin import PACE_S, WEBSOCKET_ACCEPT, WEBSOCKET_KEY, pattern
 
 ANSWER_TIMEOUT_S: Final = 30.0
@@ -425,4 +425,4 @@ def late(book: Book) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(uvloop.run(live(json.loads(sys.argv[1])))), flush=True)
+    hand_in(uvloop.run(live(json.loads(sys.argv[1]))))
