@@ -16,7 +16,7 @@ ONE_BY_ONE := tests/restart tests/systemd tests/container
 # Where `make bench` writes Markdown, JSON and pictures; docs/bench has those that the README shows.
 OUT ?= build/bench
 
-.PHONY: run test test-all check compiled format soak moves fuzz bench profile micro man lock clean
+.PHONY: run test test-all check compiled format soak moves fuzz bench bench-restart profile micro man lock clean
 
 run: .venv/run.stamp  ## a demo: two origins, and a proxy in front of them
 	@$(BIN)/python configs/demo.py
@@ -61,6 +61,9 @@ bench: .venv/bench.stamp compiled  ## start-up, restart, memory and collector fi
 	$(BIN)/python bench/startup.py $(if $(QUICK),--quick)
 	$(BIN)/python -m bench.peers $(if $(QUICK),--quick) --out $(OUT)
 	$(BIN)/python bench/collector.py $(if $(QUICK),--quick)
+
+bench-restart: .venv/bench.stamp compiled  ## what a restart costs, beside nginx, HAProxy and Envoy: half an hour (QUICK=1: some minutes)
+	$(BIN)/python -m bench.restart $(if $(QUICK),--quick) --out $(OUT)
 
 profile: compiled  ## where the CPU time of a request goes: a table and a flame graph in OUT (needs perf)
 	$(BIN)/python -m bench.profiling --out $(OUT)
