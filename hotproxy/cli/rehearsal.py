@@ -64,7 +64,11 @@ class Rehearsal:
 
 def rehearse(config: model.Config, listener: str, request: bytes, peer: str, reachable: bool) -> Rehearsal:
     """Send `request` to a listener of `config` from the address `peer`; `reachable`: do connects come about?"""
-    quiet = replace(config, listeners=tuple(replace(each, access_log=None) for each in config.listeners))
+    quiet = replace(
+        config,
+        listeners=tuple(replace(each, access_log=None) for each in config.listeners),
+        clusters=tuple(replace(each, proxy_protocol=0) for each in config.clusters),  # only the request is told
+    )
     loop = asyncio.new_event_loop()
     result = Rehearsal()
     stage = _Stage(loop, result, reachable)
@@ -94,7 +98,9 @@ def rehearse(config: model.Config, listener: str, request: bytes, peer: str, rea
         ours.send(request)  # a request larger than a socket's buffer was refused long before its end
         stage.run(_TURNS + 2 * max((len(each.endpoints) for each in config.clusters), default=0))
         result.answered = _read(ours)
-        if isinstance(connection, ConnectionManager) and connection.stream is not None:
+        if isinstance(connection, TcpProxy):
+            result.info = connection.info
+        elif connection.stream is not None:
             result.info = connection.stream.info
         if result.info is None:  # written when the connection is over
             with contextlib.suppress(OSError):  # over already

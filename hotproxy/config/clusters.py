@@ -38,6 +38,7 @@ def read_cluster(reader: Reader, node: Node, where: str) -> model.Cluster | None
     lb_policy = fields.choice("lb_policy", _POLICIES, model.ROUND_ROBIN, _LATER_POLICIES)
     connect_timeout_s = fields.duration("connect_timeout", model.DEFAULT_CONNECT_TIMEOUT_S)
     idle_timeout_s = fields.duration("idle_timeout", model.DEFAULT_UPSTREAM_IDLE_TIMEOUT_S)
+    proxy_protocol = {"v1": 1, "v2": 2}.get(fields.choice("proxy_protocol", ("v1", "v2"), ""), 0)
     if name is None:
         return None
     return model.Cluster(
@@ -46,6 +47,7 @@ def read_cluster(reader: Reader, node: Node, where: str) -> model.Cluster | None
         lb_policy=lb_policy,
         connect_timeout_s=connect_timeout_s,
         idle_timeout_s=idle_timeout_s,
+        proxy_protocol=proxy_protocol,
     )
 
 

@@ -31,6 +31,9 @@ DEFAULT_BACKLOG: Final = 4096
 # One more endpoint when the first cannot be reached, as for HTTP.
 DEFAULT_TCP_CONNECT_ATTEMPTS: Final = 2
 
+# Envoy's listener_filters_timeout: what must come before a connection begins, a PROXY header for instance.
+DEFAULT_LISTENER_FILTERS_TIMEOUT_S: Final = 15.0
+
 ROUND_ROBIN: Final = "round_robin"
 LEAST_REQUEST: Final = "least_request"
 RANDOM: Final = "random"
@@ -97,12 +100,34 @@ class VirtualHost:
 
 
 @dataclass(frozen=True, slots=True)
-class Tcp:
-    """Bytes to one cluster, nothing looked at. `max_connect_attempts` counts the first one too."""
+class SniRoute:
+    """The cluster, or one of several by weight, of TLS clients that ask for one of these names."""
 
-    cluster: str
+    sni: tuple[str, ...]
+    cluster: str = ""
+    weighted_clusters: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tcp:
+    """Bytes to a cluster. `cluster` or `weighted_clusters` are for whatever no route names; without either, nothing is.
+
+    `max_connect_attempts` counts the first one too.
+    """
+
+    cluster: str = ""
     idle_timeout_s: float = DEFAULT_TCP_IDLE_TIMEOUT_S
     max_connect_attempts: int = DEFAULT_TCP_CONNECT_ATTEMPTS
+    weighted_clusters: tuple[tuple[str, int], ...] = ()
+    routes: tuple[SniRoute, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyProtocol:
+    """Whose PROXY headers are read: networks in canonical form, and "unix" for every client of a unix socket."""
+
+    trusted: tuple[str, ...]
+    required: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +143,8 @@ class Listener:
     keepalive_timeout_s: float = DEFAULT_KEEPALIVE_TIMEOUT_S
     max_connections: int = 0  # 0 = no limit
     backlog: int = DEFAULT_BACKLOG
+    proxy_protocol: ProxyProtocol | None = None
+    listener_filters_timeout_s: float = DEFAULT_LISTENER_FILTERS_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +165,7 @@ class Cluster:
     lb_policy: str = ROUND_ROBIN  # Envoy's default
     connect_timeout_s: float = DEFAULT_CONNECT_TIMEOUT_S
     idle_timeout_s: float = DEFAULT_UPSTREAM_IDLE_TIMEOUT_S
+    proxy_protocol: int = 0  # 1 or 2: the version of the header that begins each connection; 0: none
 
 
 @dataclass(frozen=True, slots=True)

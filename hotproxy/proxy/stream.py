@@ -65,6 +65,8 @@ class Stream:
         info.listener = listener.name
         info.downstream_remote = manager.peer
         info.downstream_local = manager.local
+        info.downstream_direct_remote = manager.direct_peer
+        info.tlvs = manager.tlvs
         info.protocol = "HTTP/1.1"
         listener.stats.downstream_rq_total.inc()
         listener.stats.downstream_rq_active.add(1)

@@ -21,6 +21,7 @@ from hotproxy.config.address import Address
 from hotproxy.config.model import Route, VirtualHost
 from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT, DRAIN_DEADLINE, LOCAL_CONNECT_FAILURE
 from hotproxy.net.connection import OPEN
+from hotproxy.net.proxy_protocol import Announced
 from hotproxy.proxy.connection_manager import ConnectionManager
 from hotproxy.proxy.route import RouteTable
 from hotproxy.proxy.runtime import Runtime
@@ -141,7 +142,8 @@ class Worker:
         self.listener = HttpListener(
             "web", routes, *timeouts, 0, self.http, ListenerStats(self.slab, "web"), play.log  # type: ignore[arg-type]
         )  # fmt: skip
-        self.cluster = Cluster("api", endpoints, RoundRobin(endpoints, _Random()), 1.0, 60.0, self.upstream)
+        balancer = RoundRobin(endpoints, _Random())
+        self.cluster = Cluster("api", endpoints, balancer, 1.0, 60.0, self.upstream, play.proxy_protocol)
         self.pools = Pools(play.connector)
         snapshot = Snapshot({"web": self.listener}, {"api": self.cluster}, self.pools)
         self.runtime = Runtime(self.loop, self.wheel, play.clock, _Random(), self.buffered, snapshot)
@@ -170,8 +172,11 @@ class Playbook:
         peer: str = "10.1.1.1:5000",
         keepalive_timeout_s: float = 3600.0,
         request_headers_timeout_s: float = 10.0,
+        proxy_protocol: int = 0,
+        announced: Announced | None = None,
     ) -> None:
         self.clock = _Clock()
+        self.proxy_protocol = proxy_protocol
         self.outcomes = list(outcomes)
         self.connects_to: list[str] = []
         self.log = _Log()
@@ -187,7 +192,9 @@ class Playbook:
         self._totals: dict[str, int] = {}
         self._use(self.new_worker())
         self.client = self._socket("down")
-        self.manager = ConnectionManager(self.client, peer, self.listener, self, self.runtime)  # type: ignore[arg-type]
+        self.manager = ConnectionManager(
+            self.client, peer, self.listener, self, self.runtime, announced  # type: ignore[arg-type]
+        )  # fmt: skip
         self.manager.start()
 
     def new_worker(self) -> Worker:

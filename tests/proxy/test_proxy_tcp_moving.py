@@ -276,7 +276,7 @@ def test_deadlines_are_carried_over(make):
     assert bench.process.ended == [bench.proxy]
 
 
-@pytest.mark.parametrize("change", [{"kind": "http1"}, {"version": 2}, {"version": None}])
+@pytest.mark.parametrize("change", [{"kind": "http1"}, {"version": 3}, {"version": None}])
 def test_what_it_does_not_know_it_refuses(make, change):
     bench = make()
     bench.start()
