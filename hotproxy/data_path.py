@@ -33,6 +33,7 @@ MODULES: Final = frozenset({
     "hotproxy.net.poller",
     "hotproxy.net.proxy_protocol",
     "hotproxy.net.saved_state",
+    "hotproxy.net.socket_options",
     "hotproxy.proxy.byte_meter",
     "hotproxy.proxy.connection_manager",
     "hotproxy.proxy.forwarding",

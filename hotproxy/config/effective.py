@@ -98,10 +98,24 @@ def _listener(listener: model.Listener, show: Shown) -> dict[str, Any]:
             "required": listener.proxy_protocol.required,
         }
     tree["listener_filters_timeout"] = duration_text(listener.listener_filters_timeout_s)
+    tree |= _socket_options(listener.socket_options)
+    tree["tcp_defer_accept"] = duration_text(listener.socket_options.tcp_defer_accept_s)
     if listener.tcp is None:
         names = Counter(host.name for host in listener.virtual_hosts)
         tree["virtual_hosts"] = [_virtual_host(host, names[host.name] > 1, show) for host in listener.virtual_hosts]
     return tree
+
+
+def _socket_options(options: model.SocketOptions) -> dict[str, Any]:
+    tree: dict[str, Any] = {"tcp_nodelay": options.tcp_nodelay}
+    keepalive = options.tcp_keepalive
+    if keepalive is not None:
+        tree["tcp_keepalive"] = {
+            "keepalive_time": duration_text(keepalive.keepalive_time_s),
+            "keepalive_interval": duration_text(keepalive.keepalive_interval_s),
+            **({"keepalive_probes": keepalive.keepalive_probes} if keepalive.keepalive_probes else {}),
+        }
+    return tree | {"tcp_user_timeout": duration_text(options.tcp_user_timeout_s)}
 
 
 def _target(cluster: str, weighted_clusters: tuple[tuple[str, int], ...]) -> dict[str, Any]:
@@ -192,6 +206,7 @@ def _cluster(cluster: model.Cluster, show: Shown) -> dict[str, Any]:
         "connect_timeout": duration_text(cluster.connect_timeout_s),
         "idle_timeout": duration_text(cluster.idle_timeout_s),
         **announces,
+        **_socket_options(cluster.socket_options),
         "endpoints": [
             {
                 "address": f"unix:{show.text(each.address.path)}" if each.address.family == UNIX else str(each.address),

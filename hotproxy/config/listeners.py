@@ -13,6 +13,7 @@ from hotproxy.config.clusters import absolute, parse_address, read_name
 from hotproxy.config.fields import Fields, Reader
 from hotproxy.config.names import Named
 from hotproxy.config.routes import Scope, read_routing, read_virtual_hosts
+from hotproxy.config.socket_options import read_socket_options
 from hotproxy.config.tcp import read_tcp
 from hotproxy.config.yaml_nodes import Mapping, Node, Sequence
 
@@ -56,6 +57,7 @@ def read_listener(reader: Reader, node: Node, where: str) -> model.Listener | No
     backlog = fields.integer("backlog", model.DEFAULT_BACKLOG, 1, _MAX_BACKLOG)
     proxy_protocol = _proxy_protocol(fields, addresses)
     filters_timeout_s = fields.duration("listener_filters_timeout", model.DEFAULT_LISTENER_FILTERS_TIMEOUT_S)
+    options = read_socket_options(fields, listens=True)
     if name is None:
         return None
     return model.Listener(
@@ -70,6 +72,7 @@ def read_listener(reader: Reader, node: Node, where: str) -> model.Listener | No
         backlog=backlog,
         proxy_protocol=proxy_protocol,
         listener_filters_timeout_s=filters_timeout_s,
+        socket_options=options,
     )
 
 

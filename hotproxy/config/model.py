@@ -123,6 +123,25 @@ class Tcp:
 
 
 @dataclass(frozen=True, slots=True)
+class TcpKeepalive:
+    """Probes on a connection on which nothing moves. 0: what the kernel says (net.ipv4.tcp_keepalive_*)."""
+
+    keepalive_time_s: float = 0.0
+    keepalive_interval_s: float = 0.0
+    keepalive_probes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SocketOptions:
+    """Of every TCP connection of a listener or a cluster. `tcp_defer_accept_s` is of listeners alone."""
+
+    tcp_nodelay: bool = True
+    tcp_keepalive: TcpKeepalive | None = None
+    tcp_user_timeout_s: float = 0.0
+    tcp_defer_accept_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyProtocol:
     """Whose PROXY headers are read: networks in canonical form, and "unix" for every client of a unix socket."""
 
@@ -145,6 +164,7 @@ class Listener:
     backlog: int = DEFAULT_BACKLOG
     proxy_protocol: ProxyProtocol | None = None
     listener_filters_timeout_s: float = DEFAULT_LISTENER_FILTERS_TIMEOUT_S
+    socket_options: SocketOptions = SocketOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +186,7 @@ class Cluster:
     connect_timeout_s: float = DEFAULT_CONNECT_TIMEOUT_S
     idle_timeout_s: float = DEFAULT_UPSTREAM_IDLE_TIMEOUT_S
     proxy_protocol: int = 0  # 1 or 2: the version of the header that begins each connection; 0: none
+    socket_options: SocketOptions = SocketOptions()
 
 
 @dataclass(frozen=True, slots=True)

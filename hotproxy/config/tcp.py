@@ -10,7 +10,7 @@ from hotproxy.config.fields import Fields, describe
 from hotproxy.config.names import Named
 from hotproxy.config.references import refuse_duplicates
 from hotproxy.config.scalars import ScalarError
-from hotproxy.config.yaml_nodes import Mapping, Node
+from hotproxy.config.yaml_nodes import Mapping
 
 _MAX_ATTEMPTS: Final = 100
 _MAX_WEIGHT: Final = 1_000_000
@@ -73,10 +73,10 @@ def _weighted_clusters(fields: Fields) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-def _need_weight(fields: Fields, node: Node, found: list[tuple[str, int]], where: str) -> None:
-    if not found:
+def _need_weight(fields: Fields, node: Mapping, found: list[tuple[str, int]], where: str) -> None:
+    if not node.entries:
         fields.error(node, "'weighted_clusters' is empty", "", where)
-    elif not any(weight for _, weight in found):
+    elif found and not any(weight for _, weight in found):
         fields.error(node, "all weights are 0", "", where)
 
 

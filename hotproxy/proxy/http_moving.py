@@ -448,6 +448,7 @@ def _build_router(record: _RouterRecord, stream: Stream, runtime: Runtime, socks
 def start(manager: ConnectionManager) -> None:
     """The first turn of a loaded connection; nothing of it may touch a timer, whose deadlines go on."""
     manager._loaded = False
+    manager.listener.options.apply_again(manager.connection.sock)
     wheel = manager._runtime.wheel
     wheel.resume(manager._phase_timer, manager)
     wheel.resume(manager._idle_timer, manager)
@@ -464,6 +465,7 @@ def start(manager: ConnectionManager) -> None:
         router._attempt()
         router.flush()
         return
+    upstream.endpoint.options.apply_again(upstream.connection.sock)
     upstream.thaw()
     if upstream.connection.pressed:
         router._pause_body()

@@ -74,6 +74,7 @@ class Introduction:
     def start(self) -> None:
         if self._loaded:
             self._loaded = False
+            self._listener.options.apply_again(self._connection.sock)
             self._runtime.wheel.resume(self._timer, self)
         else:
             self._runtime.wheel.arm(self._timer, self._listener.filters_timeout_s)

@@ -149,6 +149,12 @@ class Acceptor:
         self.is_tcp = sock.family != socket.AF_UNIX
         self.watched = False
 
+    @property
+    def may_listen_again(self) -> bool:
+        """So that a new backlog counts. Never where siblings have the same socket: one of them may have shut it, and it
+        would be open again, with nobody there."""
+        return not self.shared and bool(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
     def on_readable(self) -> None:
         if self.watched:
             self.listener.accept_from(self)
@@ -208,7 +214,9 @@ class Listener:
         """
         self.accepting = True
         for acceptor in self._acceptors:
-            if not acceptor.listening:
+            if acceptor.is_tcp:
+                self.config.options.apply_listening(acceptor.sock)
+            if not acceptor.listening or acceptor.may_listen_again:
                 acceptor.sock.listen(self._backlog)
                 acceptor.listening = True
         self.update_watching()
@@ -318,7 +326,7 @@ class Listener:
             return _TAKEN
         sock.setblocking(False)
         if acceptor.is_tcp:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.config.options.apply(sock)
         connection = self._connection(sock, address_text(address), acceptor.is_tcp)
         self.connections.add(connection)
         self._admission.count_opened()

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from hotproxy.config.model import DEFAULT_LISTENER_FILTERS_TIMEOUT_S
 from hotproxy.http.codec import RequestHead
+from hotproxy.net.socket_options import DEFAULT as DEFAULT_OPTIONS
+from hotproxy.net.socket_options import SocketOptions
 from hotproxy.proxy.route import Route
 from hotproxy.proxy.tcp_routes import TcpRoutes
 from hotproxy.proxy.trusted_proxies import TrustedProxies
@@ -42,6 +44,7 @@ class HttpListener:
     listener_stats: ListenerStats
     access_log: ExchangeLog | None
     filters_timeout_s: float = DEFAULT_LISTENER_FILTERS_TIMEOUT_S
+    options: SocketOptions = DEFAULT_OPTIONS
     proxy_protocol: TrustedProxies | None = None
     proxy_stats: ProxyProtocolStats | None = None  # where there is `proxy_protocol`
 
@@ -59,6 +62,7 @@ class TcpListener:
     listener_stats: ListenerStats
     access_log: ExchangeLog | None
     filters_timeout_s: float = DEFAULT_LISTENER_FILTERS_TIMEOUT_S
+    options: SocketOptions = DEFAULT_OPTIONS
     proxy_protocol: TrustedProxies | None = None
     proxy_stats: ProxyProtocolStats | None = None
     routes: TcpRoutes | None = None

@@ -188,6 +188,15 @@ def _find_endpoint(name: str, cluster_name: str, runtime: Runtime) -> Endpoint |
     return known or Endpoint(Address.parse(name))
 
 
+def apply_options(proxy: TcpProxy) -> None:
+    """What the config of today wants of the two sockets."""
+    down, up = proxy._down.connection, proxy._up.connection
+    if down is not None:
+        proxy._listener.options.apply_again(down.sock)
+    if up is not None and proxy._endpoint is not None:
+        proxy._endpoint.options.apply_again(up.sock)
+
+
 def _cluster_now(info: StreamInfo, listener: TcpListener, runtime: Runtime) -> str:
     """Of a connection that has none yet, by the config of today; what was chosen stays as long as it exists."""
     if listener.routes is None:

@@ -146,6 +146,7 @@ class TcpProxy:
         loaded, self._loaded = self._loaded, False
         if loaded:
             self._runtime.wheel.resume(self._idle, self)
+            tcp_moving.apply_options(self)
         else:
             self._listener.stats.downstream_cx_total.inc()
         if self.state == HELLO:

@@ -13,17 +13,17 @@ UNIX: Final = "unix"
 class TrustedProxies:
     """`required`: they never come without a PROXY header. Networks are canonical CIDR texts, "10.0.0.0/8"."""
 
-    __slots__ = ("_networks", "_unix", "required")
+    __slots__ = ("_networks", "_unix_too", "required")
 
     def __init__(self, networks: Sequence[str], required: bool) -> None:
         self.required = required
-        self._unix = UNIX in networks
+        self._unix_too = UNIX in networks
         self._networks = [_network(text) for text in networks if text != UNIX]
 
     def trusts(self, peer: str, is_tcp: bool) -> bool:
         """`peer` as `filter_chain.address_text` gives it, so that an IPv4 client of a dual-stack socket is one."""
         if not is_tcp:
-            return self._unix
+            return self._unix_too
         family, number = _address(peer.rpartition(":")[0].strip("[]"))
         return any(known == family and number >> shift == network for known, shift, network in self._networks)
 

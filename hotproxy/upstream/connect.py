@@ -75,7 +75,7 @@ class ConnectAttempt:
             return
         self._sock = sock
         if family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.endpoint.options.apply(sock)
         if self.deadline_s:
             self._wheel.arm_at(self._timer, self.deadline_s)
         self._connect(sock)

@@ -75,6 +75,7 @@ class IdleUpstream:
 
     def start(self) -> None:
         """As `thaw`, for one that was loaded."""
+        self._upstream.endpoint.options.apply_again(self._upstream.connection.sock)
         self.thaw()
 
     def release(self) -> None:

@@ -15,6 +15,7 @@ from typing import Final, cast
 from hotproxy.clock import Clock, TimerWheel
 from hotproxy.config import model
 from hotproxy.net.poller import Poller
+from hotproxy.net.socket_options import SocketOptions
 from hotproxy.proxy.connection_manager import ConnectionManager
 from hotproxy.proxy.filter_chain import Terminal
 from hotproxy.proxy.listener import SHARE_OF_DESCRIPTORS, Admission, Listener
@@ -133,6 +134,7 @@ def _listener(config: model.Listener, slab: Slab, logs: LogSinks) -> HttpListene
         log_format = LogFormat.compile(config.access_log.format)
         access_log = AccessLog(log_format, sink, AccessLogStats(slab, config.name))
     listener_stats = ListenerStats(slab, config.name)
+    options = SocketOptions(config.socket_options)
     trusted = proxy_stats = None
     if config.proxy_protocol is not None:
         trusted = TrustedProxies(config.proxy_protocol.trusted, config.proxy_protocol.required)
@@ -148,6 +150,7 @@ def _listener(config: model.Listener, slab: Slab, logs: LogSinks) -> HttpListene
             listener_stats=listener_stats,
             access_log=access_log,
             filters_timeout_s=config.listener_filters_timeout_s,
+            options=options,
             proxy_protocol=trusted,
             proxy_stats=proxy_stats,
             routes=_tcp_routes(config.tcp),
@@ -162,6 +165,7 @@ def _listener(config: model.Listener, slab: Slab, logs: LogSinks) -> HttpListene
         listener_stats=listener_stats,
         access_log=access_log,
         filters_timeout_s=config.listener_filters_timeout_s,
+        options=options,
         proxy_protocol=trusted,
         proxy_stats=proxy_stats,
     )
@@ -184,7 +188,8 @@ def _choice(cluster: str, weighted_clusters: tuple[tuple[str, int], ...]) -> Clu
 
 
 def _cluster(config: model.Cluster, slab: Slab, random_: random.Random) -> Cluster:
-    endpoints = tuple(Endpoint(endpoint.address, endpoint.weight) for endpoint in config.endpoints)
+    options = SocketOptions(config.socket_options)
+    endpoints = tuple(Endpoint(endpoint.address, endpoint.weight, options) for endpoint in config.endpoints)
     return Cluster(
         name=config.name,
         endpoints=endpoints,
