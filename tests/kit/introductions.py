@@ -1,4 +1,4 @@
-"""A listener with one connection of a trusted proxy, in one process or several; the terminal writes down what it gets."""
+"""A listener with one connection of a trusted proxy, in one process or several; its terminal notes what it is given."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from hotproxy.clock import TimerWheel
 from hotproxy.config.address import Address
 from hotproxy.net.connection import FLUSH_S, LINGER_S
 from hotproxy.net.proxy_protocol import Announced
+from hotproxy.net.socket_options import DEFAULT, SocketOptions
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import Snapshot, TcpListener
 from hotproxy.proxy.tcp_proxy import CONNECTING, TcpProxy
@@ -60,6 +61,7 @@ class Process:
         cluster: str = "db",
         routes: TcpRoutes | None = None,
         proxy_protocol: int = 0,
+        options: SocketOptions = DEFAULT,
     ) -> None:
         stats = ListenerStats.declare("in") + TcpStats.declare("in") + ClusterStats.declare("db")
         slab = self.slab = Slab.private(stats)
@@ -71,9 +73,18 @@ class Process:
         self.log = Log()
         self.tcp_stats = TcpStats(slab, "in")
         self.stats = ClusterStats(slab, "db")
-        self.endpoints = [Endpoint(Address.parse(text)) for text in endpoints]
+        self.endpoints = [Endpoint(Address.parse(text), 1, options) for text in endpoints]
         self.listener = TcpListener(
-            "in", cluster, IDLE_S, attempts, 0, self.tcp_stats, ListenerStats(slab, "in"), self.log, routes=routes
+            "in",
+            cluster,
+            IDLE_S,
+            attempts,
+            0,
+            self.tcp_stats,
+            ListenerStats(slab, "in"),
+            self.log,
+            routes=routes,
+            options=options,
         )
         balancer = FirstOf(self.endpoints)
         clusters = {"db": Cluster("db", self.endpoints, balancer, 1.0, 60.0, self.stats, proxy_protocol)}
