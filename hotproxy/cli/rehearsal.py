@@ -64,11 +64,7 @@ class Rehearsal:
 
 def rehearse(config: model.Config, listener: str, request: bytes, peer: str, reachable: bool) -> Rehearsal:
     """Send `request` to a listener of `config` from the address `peer`; `reachable`: do connects come about?"""
-    quiet = replace(
-        config,
-        listeners=tuple(replace(each, access_log=None) for each in config.listeners),
-        clusters=tuple(replace(each, proxy_protocol=0) for each in config.clusters),  # only the request is told
-    )
+    quiet = replace(config, listeners=tuple(replace(each, access_log=None) for each in config.listeners))
     loop = asyncio.new_event_loop()
     result = Rehearsal()
     stage = _Stage(loop, result, reachable)
@@ -123,7 +119,9 @@ class _Stage:
         self._sockets: list[socket.socket] = []
         self._bug: Exception | None = None
 
-    def connect(self, endpoint: Endpoint, timeout_s: float, owner: ConnectOwner, runtime: ConnectRuntime) -> _Connect:
+    def connect(
+        self, endpoint: Endpoint, timeout_s: float, owner: ConnectOwner, runtime: ConnectRuntime, preface: bytes = b""
+    ) -> _Connect:
         return _Connect(self, endpoint, owner)
 
     def begin(self, endpoint: Endpoint, owner: ConnectOwner) -> None:

@@ -232,7 +232,9 @@ class TcpProxy:
         self._use(endpoint, cluster)
         cluster.stats.upstream_cx_total.inc()
         connector = self._runtime.snapshot.pools.connector
-        self._attempt = connector(endpoint, cluster.connect_timeout_s, self, self._runtime)
+        version, info = cluster.proxy_protocol, self.info
+        preface = encode(version, info.downstream_remote, info.downstream_local) if version else b""
+        self._attempt = connector(endpoint, cluster.connect_timeout_s, self, self._runtime, preface)
         self._attempt.start()
 
     def _use(self, endpoint: Endpoint, cluster: Cluster) -> None:
@@ -285,8 +287,6 @@ class TcpProxy:
         assert down is not None
         self._up.connection = up
         self.state = PIPING
-        if self._cluster is not None and self._cluster.proxy_protocol:
-            up.write(encode(self._cluster.proxy_protocol, info.downstream_remote, info.downstream_local))
         if self._early:
             data = bytes(self._early)
             self._drop_early()

@@ -35,7 +35,7 @@ class Connector(Protocol):
     """Makes connects: `ConnectAttempt`, or a fake."""
 
     def __call__(
-        self, endpoint: Endpoint, timeout_s: float, owner: ConnectOwner, runtime: ConnectRuntime
+        self, endpoint: Endpoint, timeout_s: float, owner: ConnectOwner, runtime: ConnectRuntime, preface: bytes = b""
     ) -> Connecting: ...
 
 
@@ -64,7 +64,7 @@ class PoolConnect:
         self._pools = pools
         self._runtime = runtime
         self._preface = preface
-        self._attempt = pools.connector(endpoint, cluster.connect_timeout_s, self, runtime)
+        self._attempt = pools.connector(endpoint, cluster.connect_timeout_s, self, runtime, preface)
 
     def start(self) -> None:
         stats = self._cluster.stats
@@ -92,9 +92,7 @@ class PoolConnect:
         user = self._over()
         upstream = UpstreamConnection(sock, self._cluster, self._endpoint, user, self._pools, self._runtime)
         upstream.connection.start()
-        if self._preface:
-            upstream.preface = self._preface
-            upstream.send_raw(self._preface)
+        upstream.preface = self._preface
         try:
             user.on_pool_ready(upstream)
         except Exception:

@@ -55,10 +55,11 @@ Received = tuple[str, bytes | str]
 class FakeConnect:
     """Stands in for `ConnectAttempt`: reports in the next turn what the script says."""
 
-    def __init__(self, endpoint: Endpoint, play: Playbook, owner: object) -> None:
+    def __init__(self, endpoint: Endpoint, play: Playbook, owner: object, preface: bytes) -> None:
         self._endpoint = endpoint
         self._play = play
         self._owner = owner
+        self._preface = preface
         self._frozen = False
         self._reported = False
 
@@ -82,7 +83,10 @@ class FakeConnect:
         self._reported = True
         outcome = self._play.outcomes.pop(0) if self._play.outcomes else OK
         if outcome == OK:
-            self._owner.on_connected(self._play.new_socket())
+            sock = self._play.new_socket()
+            if self._preface:
+                sock.transmit(self._preface)
+            self._owner.on_connected(sock)
         elif outcome == REFUSED:
             self._owner.on_connect_failed(CONNECT_FAILURE, "Connection refused")
         elif outcome == TIMED_OUT:
@@ -212,8 +216,10 @@ class Playbook:
             worker.listener, worker.cluster, worker.pools, worker.runtime
         )  # fmt: skip
 
-    def connector(self, endpoint: Endpoint, timeout_s: float, owner: object, runtime: object) -> FakeConnect:
-        return FakeConnect(endpoint, self, owner)
+    def connector(
+        self, endpoint: Endpoint, timeout_s: float, owner: object, runtime: object, preface: bytes = b""
+    ) -> FakeConnect:
+        return FakeConnect(endpoint, self, owner, preface)
 
     def _new_fd(self) -> int:
         self._fds += 1

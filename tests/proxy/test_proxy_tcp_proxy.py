@@ -158,7 +158,7 @@ def test_no_descriptor_for_a_connect_is_not_the_endpoints_fault(make):
     pools = bench.process.runtime.snapshot.pools
     made: list[Endpoint] = []
 
-    def connector(endpoint, timeout_s, owner, runtime):
+    def connector(endpoint, timeout_s, owner, runtime, preface=b""):
         made.append(endpoint)
         return Starved(endpoint, timeout_s, owner, runtime)
 
