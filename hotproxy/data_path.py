@@ -50,6 +50,7 @@ MODULES: Final = frozenset({
     "hotproxy.proxy.tcp_moving",
     "hotproxy.proxy.tcp_proxy",
     "hotproxy.proxy.tcp_routes",
+    "hotproxy.proxy.trusted_hops",
     "hotproxy.proxy.trusted_proxies",
     "hotproxy.proxy.tunnel",
     "hotproxy.saved",

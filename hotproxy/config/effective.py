@@ -90,6 +90,7 @@ def _listener(listener: model.Listener, show: Shown) -> dict[str, Any]:
     else:
         tree["request_headers_timeout"] = duration_text(listener.request_headers_timeout_s)
         tree["keepalive_timeout"] = duration_text(listener.keepalive_timeout_s)
+        tree["xff_num_trusted_hops"] = listener.xff_num_trusted_hops
     tree["max_connections"] = listener.max_connections
     tree["backlog"] = listener.backlog
     if listener.proxy_protocol is not None:

@@ -22,7 +22,9 @@ _RESERVED_NAMES: Final = ("admin", "admin.unix")
 # Of one worker. Far above what any RLIMIT_NOFILE allows.
 _MAX_CONNECTIONS: Final = 10_000_000
 _MAX_BACKLOG: Final = 65535
-_HTTP_ONLY: Final = ("request_headers_timeout", "keepalive_timeout", "timeout", "idle_timeout")
+_HTTP_ONLY: Final = ("request_headers_timeout", "keepalive_timeout", "timeout", "idle_timeout", "xff_num_trusted_hops")
+# More than there are proxies in any row.
+_MAX_HOPS: Final = 100
 
 
 def read_listener(reader: Reader, node: Node, where: str) -> model.Listener | None:
@@ -73,6 +75,7 @@ def read_listener(reader: Reader, node: Node, where: str) -> model.Listener | No
         proxy_protocol=proxy_protocol,
         listener_filters_timeout_s=filters_timeout_s,
         socket_options=options,
+        xff_num_trusted_hops=fields.integer("xff_num_trusted_hops", 0, 0, _MAX_HOPS),
     )
 
 

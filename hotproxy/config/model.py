@@ -165,6 +165,7 @@ class Listener:
     proxy_protocol: ProxyProtocol | None = None
     listener_filters_timeout_s: float = DEFAULT_LISTENER_FILTERS_TIMEOUT_S
     socket_options: SocketOptions = SocketOptions()
+    xff_num_trusted_hops: int = 0  # proxies in front of us that append to x-forwarded-for
 
 
 @dataclass(frozen=True, slots=True)

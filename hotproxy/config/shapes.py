@@ -31,9 +31,9 @@ LISTENER: Final = Shape(
     (
         "name", "address", "access_log", "virtual_hosts", "routes", "cluster", "tcp", "request_headers_timeout",
         "keepalive_timeout", "timeout", "idle_timeout", "max_connections", "backlog", "proxy_protocol",
-        "listener_filters_timeout", *_SOCKET_OPTIONS, "tcp_defer_accept",
+        "listener_filters_timeout", *_SOCKET_OPTIONS, "tcp_defer_accept", "xff_num_trusted_hops",
     ),
-    frozenset({"tls", "xff_num_trusted_hops", "weighted_clusters", *_SCOPED_LATER}),
+    frozenset({"tls", "weighted_clusters", *_SCOPED_LATER}),
 )  # fmt: skip
 PROXY_PROTOCOL: Final = Shape(
     "a proxy_protocol section", ("trusted", "required"), example='{trusted: ["10.0.0.0/8"]}'

@@ -47,6 +47,7 @@ class HttpListener:
     options: SocketOptions = DEFAULT_OPTIONS
     proxy_protocol: TrustedProxies | None = None
     proxy_stats: ProxyProtocolStats | None = None  # where there is `proxy_protocol`
+    xff_num_trusted_hops: int = 0
 
 
 @dataclass(frozen=True, slots=True)

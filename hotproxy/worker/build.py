@@ -168,6 +168,7 @@ def _listener(config: model.Listener, slab: Slab, logs: LogSinks) -> HttpListene
         options=options,
         proxy_protocol=trusted,
         proxy_stats=proxy_stats,
+        xff_num_trusted_hops=config.xff_num_trusted_hops,
     )
 
 

@@ -129,7 +129,17 @@ def configs(draw: st.DrawFn) -> model.Config:
             found = draw(st.lists(scope, min_size=1, max_size=3))
             hosts.append(model.VirtualHost(domain, (domain,), tuple(found)))
         listeners.append(
-            model.Listener(name, addresses, log, None, tuple(hosts), draw(durations), draw(durations), **limits)
+            model.Listener(
+                name,
+                addresses,
+                log,
+                None,
+                tuple(hosts),
+                draw(durations),
+                draw(durations),
+                **limits,
+                xff_num_trusted_hops=draw(st.integers(0, 100)),
+            )  # fmt: skip
         )
     tcp_addresses = st.builds(lambda port: Address(TCP, host="127.0.0.1", port=port), ports)
     endpoint_addresses = st.one_of(tcp_addresses, st.just(Address(UNIX, path="/a")))

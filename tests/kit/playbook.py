@@ -144,7 +144,8 @@ class Worker:
         self.upstream = ClusterStats(self.slab, "api")
         timeouts = (request_headers_timeout_s, keepalive_timeout_s)
         self.listener = HttpListener(
-            "web", routes, *timeouts, 0, self.http, ListenerStats(self.slab, "web"), play.log  # type: ignore[arg-type]
+            "web", routes, *timeouts, 0, self.http, ListenerStats(self.slab, "web"), play.log,  # type: ignore[arg-type]
+            xff_num_trusted_hops=play.trusted_hops,
         )  # fmt: skip
         balancer = RoundRobin(endpoints, _Random())
         self.cluster = Cluster("api", endpoints, balancer, 1.0, 60.0, self.upstream, play.proxy_protocol)
@@ -178,8 +179,10 @@ class Playbook:
         request_headers_timeout_s: float = 10.0,
         proxy_protocol: int = 0,
         announced: Announced | None = None,
+        trusted_hops: int = 0,
     ) -> None:
         self.clock = _Clock()
+        self.trusted_hops = trusted_hops
         self.proxy_protocol = proxy_protocol
         self.outcomes = list(outcomes)
         self.connects_to: list[str] = []
