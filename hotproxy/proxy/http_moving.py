@@ -17,7 +17,8 @@ from hotproxy.http.codec import RequestHead
 from hotproxy.http.headers import Headers
 from hotproxy.http.http1_exchange import check_exchange, check_fields, check_request
 from hotproxy.http.http1_server import Http1ServerCodec
-from hotproxy.net.connection import Connection, ConnectionState
+from hotproxy.net.connection import Connection
+from hotproxy.net.connection_state import ConnectionState
 from hotproxy.net.proxy_protocol import Announced
 from hotproxy.net.saved_state import read_state
 from hotproxy.proxy.filter_chain import DownstreamOwner

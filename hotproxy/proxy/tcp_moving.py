@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hotproxy.config.address import Address
-from hotproxy.net.connection import Connection, ConnectionState
+from hotproxy.net.connection import Connection
+from hotproxy.net.connection_state import ConnectionState
 from hotproxy.net.saved_state import read_state
 from hotproxy.proxy.filter_chain import DownstreamOwner
 from hotproxy.proxy.runtime import Runtime
@@ -61,7 +62,11 @@ _COUNTED_KEYS: Final = frozenset(("down_rx", "down_tx", "up_rx", "up_tx"))
 def freeze(proxy: TcpProxy) -> bool:
     """See `DownstreamConnection.freeze`."""
     down, up = proxy._down.connection, proxy._up.connection
-    if proxy.state > PIPING or proxy._frozen or proxy._loaded or down is None or not down.freeze():
+    if proxy.state > PIPING or proxy._frozen or proxy._loaded or down is None:
+        return False
+    proxy._down.settle()
+    proxy._up.settle()
+    if not down.freeze():
         return False
     if up is not None and not up.freeze():
         down.thaw()

@@ -15,7 +15,8 @@ from hotproxy.config.address import Address
 from hotproxy.http.codec import Event, RequestHead, Violation
 from hotproxy.http.headers import Headers
 from hotproxy.http.http1_client import Http1ClientCodec
-from hotproxy.net.connection import OPEN, Connection, ConnectionState, Gauge
+from hotproxy.net.connection import OPEN, Connection, Gauge
+from hotproxy.net.connection_state import ConnectionState
 from hotproxy.net.saved_state import read_state
 from hotproxy.saved import saved_bool, saved_bytes, saved_int, saved_seconds, saved_text, saved_version
 from hotproxy.upstream.cluster import Cluster

@@ -139,7 +139,7 @@ def configs(draw: st.DrawFn) -> model.Config:
                 draw(durations),
                 **limits,
                 xff_num_trusted_hops=draw(st.integers(0, 100)),
-            )  # fmt: skip
+            )
         )
     tcp_addresses = st.builds(lambda port: Address(TCP, host="127.0.0.1", port=port), ports)
     endpoint_addresses = st.one_of(tcp_addresses, st.just(Address(UNIX, path="/a")))

@@ -113,6 +113,9 @@ class Process:
         return {stat.name: value for stat in self.declared if (value := self.slab.counter(stat.name).value)}
 
     def assert_clean(self) -> None:
+        pipes = self.runtime.pipes
+        assert pipes._made == len(pipes._free), "a pipe was lost"
+        pipes.close()
         assert not self.loop.readers and not self.loop.writers
         assert self.gauge.value == 0
         assert self.stats.upstream_cx_active.value == 0
