@@ -16,7 +16,7 @@ ONE_BY_ONE := tests/restart tests/systemd tests/container
 # Where `make bench` writes Markdown, JSON and pictures; docs/bench has those that the README shows.
 OUT ?= build/bench
 
-.PHONY: run test test-all check compiled format soak moves fuzz bench bench-restart profile micro man lock clean
+.PHONY: run test test-all check compiled format soak moves bulk fuzz bench bench-restart profile micro man lock clean
 
 run: .venv/run.stamp  ## a demo: two origins, and a proxy in front of them
 	@$(BIN)/python configs/demo.py
@@ -50,6 +50,9 @@ soak: compiled  ## 300 restarts under load, kills, queues, stalls, memory, a cro
 
 moves: compiled  ## how long 1,000 open connections stand still at a restart
 	$(BIN)/python bench/moves.py
+
+bulk: compiled  ## what a gigabyte through a TCP listener costs, beside HAProxy (one or two minutes)
+	$(BIN)/python bench/bulk.py
 
 fuzz: .venv/dev.stamp  ## mutations of the corpus through the kernel, with AddressSanitizer, for SECONDS
 	HOTPROXY_BUILD_FLAGS="-fsanitize=address -fno-omit-frame-pointer" \

@@ -7,11 +7,15 @@ import os
 import random
 import resource
 import socket
+import struct
 
 import pytest
 
 from hotproxy.clock import TimerWheel
+from hotproxy.config.model import SocketOptions as Config
+from hotproxy.config.model import TcpKeepalive
 from hotproxy.errors import DRAIN_DEADLINE
+from hotproxy.net.socket_options import SocketOptions
 from hotproxy.proxy.listener import ACCEPTS_PER_TURN, PAUSE_S, Admission, Listener
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import Snapshot, TcpListener
@@ -58,16 +62,21 @@ class FakeTerminal:
 
 
 class Bench:
-    def __init__(self, limit: int = 1000, max_connections: int = 0) -> None:
+    def __init__(
+        self, limit: int = 1000, max_connections: int = 0, options: Config | None = None, backlog: int = 128
+    ) -> None:
+        options = options or Config()
         slab = Slab.private(ListenerStats.declare("web") + TcpStats.declare("web"))
         self.clock = FakeClock()
         self.wheel = TimerWheel(self.clock)
         self.loop = FakeLoop()
         self.stats = ListenerStats(slab, "web")
-        config = TcpListener("web", "c", 0.0, 1, max_connections, TcpStats(slab, "web"), self.stats, None)
+        config = TcpListener(
+            "web", "c", 0.0, 1, max_connections, TcpStats(slab, "web"), self.stats, None, options=SocketOptions(options)
+        )
         runtime = Runtime(self.loop, self.wheel, self.clock, random.Random(1), FakeGauge(), Snapshot({}, {}, Pools()))
         self.admission = Admission(limit, self.wheel)
-        self.listener = Listener(config, 128, FakeTerminal, self.admission, self.loop, runtime)
+        self.listener = Listener(config, backlog, FakeTerminal, self.admission, self.loop, runtime)
         self.clients: list[socket.socket] = []
         self.held: list[socket.socket] = []  # what the supervisor would keep
 
@@ -411,3 +420,43 @@ def test_one_that_is_refused_leaves_nothing_behind(make):
     with ours, theirs, pytest.raises(ValueError, match="another kind"):
         bench.listener.adopt({"kind": "http1"}, [ours])
     assert bench.counts() == {} and bench.connections == [] and bench.admission.open == 0
+
+
+def test_accepted_sockets_have_the_options_of_the_config(make):
+    bench = make(options=Config(tcp_nodelay=False, tcp_keepalive=TcpKeepalive(60.0), tcp_defer_accept_s=1.0))
+    sock = bench.add_socket()
+    bench.listener.start_accepting()
+    (client,) = bench.connect(sock)
+    bench.loop.run()
+    assert not bench.connections, "the client has not said anything"
+    client.sendall(b"x")
+    bench.loop.run()
+    accepted = bench.connections[0].sock
+    assert not accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+
+
+def backlog_of(sock: socket.socket) -> int:
+    """Of a listening socket: tcpi_sacked of struct tcp_info (include/uapi/linux/tcp.h)."""
+    found: int = struct.unpack_from("=28xI", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64))[0]
+    return found
+
+
+def test_a_socket_that_listens_already_takes_the_new_backlog(make):
+    bench = make(backlog=77)
+    sock = bench.add_socket()
+    assert backlog_of(sock) == 128
+    bench.listener.start_accepting()
+    assert backlog_of(sock) == 77
+
+
+def test_one_that_others_have_shut_is_not_opened_again(make):
+    bench = make()
+    sock = bench.add_socket()
+    sock.shutdown(socket.SHUT_RDWR)
+    bench.listener.start_accepting()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(sock.getsockname()[:2], timeout=5)
+    bench.loop.run()
+    assert not bench.connections
