@@ -11,23 +11,25 @@ SEED ?=
 KERNELS := hotproxy/http/_headers.pyx hotproxy/http/_kernel.pyx hotproxy/net/_transfer.pyx hotproxy/shm/_cells.pyx hotproxy/telemetry/_line.pyx
 # What `make test` runs once more with nothing compiled.
 PLAIN := tests/test_clock.py tests/http tests/net tests/proxy tests/telemetry tests/upstream tests/conformance
+# Whole proxies under load, each with the machine to itself; under a real systemd, and in containers.
+ONE_BY_ONE := tests/restart tests/systemd tests/container
 # Where `make bench` writes Markdown, JSON and pictures; docs/bench has those that the README shows.
 OUT ?= build/bench
 
-.PHONY: run test test-all check compiled format soak moves fuzz bench profile micro man lock clean
+.PHONY: run test test-all check compiled format soak moves bulk fuzz bench bench-restart profile micro man lock clean
 
 run: .venv/run.stamp  ## a demo: two origins, and a proxy in front of them
 	@$(BIN)/python configs/demo.py
 
 test: check compiled  ## the suite: fast parts side by side, then whole proxies under load one by one
-	$(BIN)/pytest -q -n $(JOBS) --ignore=tests/restart -m "not slow"
+	$(BIN)/pytest -q -n $(JOBS) $(ONE_BY_ONE:%=--ignore=%) -m "not slow"
 	HOTPROXY_KERNEL=pure $(BIN)/pytest -q -n $(JOBS) $(PLAIN) -m "not slow"
-	$(BIN)/pytest -q tests/restart -m "not slow"
+	$(BIN)/pytest -q $(ONE_BY_ONE) -m "not slow"
 
 test-all: check compiled  ## everything but soak and bench
-	$(BIN)/pytest -q -n $(JOBS) --ignore=tests/restart
+	$(BIN)/pytest -q -n $(JOBS) $(ONE_BY_ONE:%=--ignore=%)
 	HOTPROXY_KERNEL=pure $(BIN)/pytest -q -n $(JOBS) $(PLAIN)
-	$(BIN)/pytest -q tests/restart
+	$(BIN)/pytest -q $(ONE_BY_ONE)
 
 check: .venv/dev.stamp  ## format, lint, types, direction of imports
 	$(BIN)/ruff format --check .
@@ -49,6 +51,9 @@ soak: compiled  ## 300 restarts under load, kills, queues, stalls, memory, a cro
 moves: compiled  ## how long 1,000 open connections stand still at a restart
 	$(BIN)/python bench/moves.py
 
+bulk: compiled  ## what a gigabyte through a TCP listener costs, beside HAProxy (one or two minutes)
+	$(BIN)/python bench/bulk.py
+
 fuzz: .venv/dev.stamp  ## mutations of the corpus through the kernel, with AddressSanitizer, for SECONDS
 	HOTPROXY_BUILD_FLAGS="-fsanitize=address -fno-omit-frame-pointer" \
 	  $(BIN)/python setup.py -q build_ext --force --build-lib build/fuzz --build-temp build/fuzz-objects
@@ -59,6 +64,9 @@ bench: .venv/bench.stamp compiled  ## start-up, restart, memory and collector fi
 	$(BIN)/python bench/startup.py $(if $(QUICK),--quick)
 	$(BIN)/python -m bench.peers $(if $(QUICK),--quick) --out $(OUT)
 	$(BIN)/python bench/collector.py $(if $(QUICK),--quick)
+
+bench-restart: .venv/bench.stamp compiled  ## what a restart costs, beside nginx, HAProxy and Envoy: half an hour (QUICK=1: some minutes)
+	$(BIN)/python -m bench.restart $(if $(QUICK),--quick) --out $(OUT)
 
 profile: compiled  ## where the CPU time of a request goes: a table and a flame graph in OUT (needs perf)
 	$(BIN)/python -m bench.profiling --out $(OUT)

@@ -30,6 +30,14 @@ def saved_record(state: object, kind: str, version: int, keys: frozenset[str]) -
     return state
 
 
+def saved_version(state: object, kind: str, shapes: Mapping[int, frozenset[str]]) -> Mapping[str, object]:
+    """A `saved_record` of any of these versions, each with its keys; of none of them, it is judged by the last."""
+    version = state.get("version") if isinstance(state, dict) else None
+    if not isinstance(version, int) or version not in shapes:
+        version = max(shapes)
+    return saved_record(state, kind, version, shapes[version])
+
+
 def saved_part(state: object, name: str, keys: frozenset[str]) -> Mapping[str, object]:
     """A part of a record, with the record's version; exactly these keys."""
     if not isinstance(state, dict) or state.keys() != keys:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.peers import native
+from bench.peers import loads, native
 from bench.peers.figures import Round
+from bench.peers.loads import Failed
 from bench.peers.origin import HOST, SMALL, Origin
-from bench.peers.processes import pinned
 from bench.peers.proxies import FLOOR, Proxy
 from tests.kit import clients
-from tests.kit.origin import find
 
 GB = 1e9
 OPEN_LOOP = "open-loop"  # the beginning of the names of such cases
@@ -53,10 +50,6 @@ MEMORY = Metric("bytes", "memory per idle connection", "B")
 STARTUP = Metric("ms", "start to first answer", "ms")
 
 
-class Failed(Exception):
-    """This proxy answered wrongly in this round, or not at all; the round counts without it."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Machine:
     """Where everything runs."""
@@ -83,15 +76,12 @@ def closed_loop(
 ) -> Callable[[Proxy, Machine, int], dict[str, float]]:
     """wrk asks again as soon as it has been answered."""
     fields = HEADERS | ({"Connection": "close"} if close else {})
-    headers = [word for name, value in fields.items() for word in ("-H", f"{name}: {value}")]
-    script = Path(__file__).with_name("wrk.lua")
 
     def run(proxy: Proxy, machine: Machine, number: int) -> dict[str, float]:
         assert proxy.tree is not None
-        command = [str(find("wrk")), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
-        command += ["-s", str(script), *headers, f"http://127.0.0.1:{proxy.port}{path}", "--", method, str(body)]
+        command = loads.closed_loop(proxy.port, path, connections, seconds, fields, method, body)
         before_s = proxy.tree.cpu_s()
-        said = _load(command, machine)
+        said = loads.run(command, machine.load_cpu)
         spent_s = proxy.tree.cpu_s() - before_s
         if said["errors"] or not said["requests"]:
             raise Failed(f"{said['errors']:.0f} errors in {said['requests']:.0f} requests")
@@ -109,14 +99,12 @@ def open_loop(rate: float, connections: int, seconds: float) -> Callable[[Proxy,
 
     def run(proxy: Proxy, machine: Machine, number: int) -> dict[str, float]:
         assert proxy.tree is not None
-        program = native.build("open_loop")
-        assert program is not None
         request = machine.directory / "request"
         lines = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
         request.write_bytes(f"GET {SMALL} HTTP/1.1\r\n{lines}\r\n".encode())
-        command = [program, proxy.port, connections, rate, seconds, number + 1, request]
+        command = loads.open_loop(proxy.port, connections, rate, seconds, number + 1, request)
         before_s = proxy.tree.cpu_s()
-        said = _load([str(word) for word in command], machine)
+        said = loads.run(command, machine.load_cpu)
         spent_s = proxy.tree.cpu_s() - before_s
         if said["errors"]:
             raise Failed(f"{said['errors']:.0f} errors in {said['requests']:.0f} requests")
@@ -126,15 +114,6 @@ def open_loop(rate: float, connections: int, seconds: float) -> Callable[[Proxy,
         return found | {CPU.key: spent_s / answered * 1e6, UNANSWERED: said["unanswered"] / said["requests"]}
 
     return run
-
-
-def _load(command: list[str], machine: Machine) -> dict[str, float]:
-    with pinned(machine.load_cpu):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    if done.returncode:
-        raise Failed(done.stderr.strip() or f"exit code {done.returncode}")
-    said: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return said
 
 
 def idle_memory(count: int) -> Callable[[Proxy, Machine, int], dict[str, float]]:

@@ -7,7 +7,7 @@ import os
 import resource
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -19,28 +19,37 @@ NOT_STARTED_S = 0.001
 
 
 class Tree:
-    """One started command and whatever it forks."""
+    """One started command and whatever it forks, also what outlives the process that forked it."""
 
     def __init__(self, command: list[str], cpu: int, log: Path) -> None:
         with open(log, "ab") as out, pinned(cpu):
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
         self.log = log
-        self._seen: set[psutil.Process] = set()
+        # Not by its number later: another process may have it by then.
+        self._seen = {psutil.Process(self.process.pid)}
 
-    def wait_until(self, condition: Callable[[], bool]) -> None:
-        """SystemExit with the command's own words when it ends first, or takes too long."""
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """SystemExit with the command's own words when it fails first, or takes too long.
+
+        Whoever makes a daemon ends at once, and well.
+        """
         deadline_s = time.monotonic() + PATIENCE_S
         while not condition():
-            if self.process.poll() is not None or time.monotonic() > deadline_s:
+            if self.process.poll() not in (None, 0) or time.monotonic() > deadline_s:
                 raise SystemExit(
                     f"bench: {self.process.args!r} does not serve:\n{self.log.read_text(errors='replace')}"
                 )
             time.sleep(NOT_STARTED_S)
 
+    def adopt(self, pid: int) -> None:
+        """A daemon, which is nobody's child any more, belongs to it too."""
+        self._seen.add(psutil.Process(pid))
+
     def members(self) -> list[psutil.Process]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            root = psutil.Process(self.process.pid)
-            self._seen.update([root, *root.children(recursive=True)])
+        alive = [process for process in self._seen if process.is_running()]
+        for pid in descendants([process.pid for process in alive]):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._seen.add(psutil.Process(pid))
         return [process for process in self._seen if process.is_running()]
 
     def cpu_s(self) -> float:
@@ -64,6 +73,23 @@ class Tree:
                 process.kill()
         psutil.wait_procs(known, 5)
         self.process.wait(5)
+
+
+def descendants(pids: Iterable[int]) -> list[int]:
+    """Children of these, their children, and so on. One look at /proc: psutil takes one for each process."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            # pid (name) state parent: the name may have any character in it, brackets too
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(path.parent.name))
+    found = []
+    waiting = list(pids)
+    while waiting:
+        below = children.pop(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
 
 
 def _thread_ns(pid: int) -> int:

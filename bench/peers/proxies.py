@@ -158,24 +158,24 @@ def available(say: Callable[[str], None]) -> list[Proxy]:
     nginx, haproxy = find("nginx"), find("haproxy")
     if nginx is None:
         raise SystemExit("bench: nginx is needed: it is the origin, and what the others are compared with")
-    proxies.append(Proxy(NGINX, _version(nginx, "-v"), _writes(NGINX_CONFIG, "nginx.conf", _nginx_arguments(nginx))))
+    proxies.append(Proxy(NGINX, version(nginx, "-v"), _writes(NGINX_CONFIG, "nginx.conf", _nginx_arguments(nginx))))
     if haproxy is None:
         say("HAProxy is not installed: left out")
     else:
         command = [haproxy, "-db", "-f"]
-        proxies.append(Proxy(HAPROXY, _version(haproxy, "-v"), _writes(HAPROXY_CONFIG, "haproxy.cfg", command)))
+        proxies.append(Proxy(HAPROXY, version(haproxy, "-v"), _writes(HAPROXY_CONFIG, "haproxy.cfg", command)))
     try:
         binary = program()
     except NoEnvoy as error:
         say(f"{error}: left out")
     else:
-        proxies.append(Proxy(ENVOY, _version(binary, "--version"), _envoy_command(binary)))
+        proxies.append(Proxy(ENVOY, version(binary, "--version"), _envoy_command(binary)))
     proxies.append(hotproxy())
     return proxies
 
 
 def hotproxy() -> Proxy:
-    return Proxy(HOTPROXY, _version(*HOTPROXY_COMMAND, "version"), hotproxy_command)
+    return Proxy(HOTPROXY, version(*HOTPROXY_COMMAND, "version"), hotproxy_command)
 
 
 def check(proxy: Proxy) -> None:
@@ -209,7 +209,7 @@ def status(port: int, path: str, host: str = HOST) -> int:
         return 0
 
 
-def _version(*command: str) -> str:
+def version(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = re.search(r"(?<![\w.])\d+\.\d+\.\d+", done.stdout + done.stderr)
     return found.group() if found else "unknown"

@@ -26,6 +26,7 @@ def check(path: str, output: str, offline: bool) -> None:
     Exits 0 when the config is valid (warnings do not count), 1 when it is not.
     """
     from hotproxy.config import examine, render_json, render_text
+    from hotproxy.restarter.log import ERROR, WARNING, for_stderr
     from hotproxy.telemetry.log_format import LogFormat
 
     examined = examine(path, offline=offline, log_format=LogFormat.compile)
@@ -34,8 +35,9 @@ def check(path: str, output: str, offline: bool) -> None:
         click.echo(render_json(examined.problems))
     else:
         if examined.problems:
-            click.echo(render_text(examined.problems), err=True)
-        click.echo(_summary(path, examined), err=not valid)
+            click.echo(for_stderr(WARNING if valid else ERROR, render_text(examined.problems)), err=True)
+        summary = _summary(path, examined)
+        click.echo(summary if valid else for_stderr(ERROR, summary), err=not valid)
     click.get_current_context().exit(EXIT_OK if valid else EXIT_REFUSED)
 
 

@@ -73,8 +73,10 @@ def gather(asked: requests.Asked, chosen: Chosen, name: str | None) -> dict[str,
     facts["outcome"] = "forward" if seen.endpoints else _outcome(seen)
     if seen.answered and not seen.endpoints:
         facts["response"] = _response(seen, chosen)
-    cluster = listener.tcp.cluster if listener.tcp is not None else seen.route.cluster if seen.route else None
-    if cluster is not None and seen.endpoints:
+    cluster = seen.route.cluster if seen.route else None
+    if listener.tcp is not None and seen.info is not None:
+        cluster = seen.info.cluster
+    if cluster and seen.endpoints:
         found = next(each for each in config.clusters if each.name == cluster)
         unreached = rehearse(config, listener.name, asked.encode(), peer, reachable=False)
         facts["cluster"] = _cluster(found)

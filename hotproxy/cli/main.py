@@ -13,6 +13,7 @@ from typing import Final, NoReturn
 import click
 
 from hotproxy.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_NOT_PERMITTED, EXIT_OK, EXIT_REFUSED, HotproxyError
+from hotproxy.restarter.log import ERROR, for_stderr
 
 # verb -> (module, name in it, one line for --help). Modules are imported when the verb is called: `hotproxy stats` must
 # not pay for the YAML loader.
@@ -160,7 +161,7 @@ def _drop_output() -> None:
 
 
 def _say(message: str) -> None:
-    print(f"hotproxy: {message}", file=sys.stderr)
+    print(for_stderr(ERROR, f"hotproxy: {message}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,11 @@ def candidates() -> list[Path]:
 
 def _temporary() -> Path:
     """Everybody may make a directory of this name there, so only one that is ours counts."""
-    return Path(tempfile.gettempdir()).absolute() / f"hotproxy-{os.getuid()}"
+    try:
+        parent = tempfile.gettempdir()
+    except FileNotFoundError:  # nowhere can be written to (a container's read-only root); another candidate may do
+        parent = "/tmp"
+    return Path(parent).absolute() / f"hotproxy-{os.getuid()}"
 
 
 def make(instance: str, runtime_dir: str | None) -> Place:

@@ -94,7 +94,9 @@ def rehearse(config: model.Config, listener: str, request: bytes, peer: str, rea
         ours.send(request)  # a request larger than a socket's buffer was refused long before its end
         stage.run(_TURNS + 2 * max((len(each.endpoints) for each in config.clusters), default=0))
         result.answered = _read(ours)
-        if isinstance(connection, ConnectionManager) and connection.stream is not None:
+        if isinstance(connection, TcpProxy):
+            result.info = connection.info
+        elif connection.stream is not None:
             result.info = connection.stream.info
         if result.info is None:  # written when the connection is over
             with contextlib.suppress(OSError):  # over already
@@ -117,7 +119,9 @@ class _Stage:
         self._sockets: list[socket.socket] = []
         self._bug: Exception | None = None
 
-    def connect(self, endpoint: Endpoint, timeout_s: float, owner: ConnectOwner, runtime: ConnectRuntime) -> _Connect:
+    def connect(
+        self, endpoint: Endpoint, timeout_s: float, owner: ConnectOwner, runtime: ConnectRuntime, preface: bytes = b""
+    ) -> _Connect:
         return _Connect(self, endpoint, owner)
 
     def begin(self, endpoint: Endpoint, owner: ConnectOwner) -> None:

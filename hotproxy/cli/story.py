@@ -31,7 +31,7 @@ def _chapters(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     listener = facts["listener"]
     yield "listener", f"{listener['name']} ({', '.join(listener['addresses'])}): {listener['why']}"
     if "path" not in facts:
-        yield "", "a tcp listener: every connection is carried to its cluster, whatever it says"
+        yield "", "a tcp listener: it does not look for requests"
     elif facts["path"]["matched"]:
         yield from _routing(facts)
     if "cluster" in facts:

@@ -9,6 +9,7 @@ from hotproxy.config import model, scalars, shapes
 from hotproxy.config.address import UNIX, Address, AddressError
 from hotproxy.config.fields import NOT_YET, Fields, Reader
 from hotproxy.config.names import Named
+from hotproxy.config.socket_options import read_socket_options
 from hotproxy.config.yaml_nodes import Mapping, Node
 
 _LATER_TYPES: Final = ("strict_dns", "logical_dns", "srv")
@@ -38,6 +39,8 @@ def read_cluster(reader: Reader, node: Node, where: str) -> model.Cluster | None
     lb_policy = fields.choice("lb_policy", _POLICIES, model.ROUND_ROBIN, _LATER_POLICIES)
     connect_timeout_s = fields.duration("connect_timeout", model.DEFAULT_CONNECT_TIMEOUT_S)
     idle_timeout_s = fields.duration("idle_timeout", model.DEFAULT_UPSTREAM_IDLE_TIMEOUT_S)
+    proxy_protocol = {"v1": 1, "v2": 2}.get(fields.choice("proxy_protocol", ("v1", "v2"), ""), 0)
+    options = read_socket_options(fields, listens=False)
     if name is None:
         return None
     return model.Cluster(
@@ -46,6 +49,8 @@ def read_cluster(reader: Reader, node: Node, where: str) -> model.Cluster | None
         lb_policy=lb_policy,
         connect_timeout_s=connect_timeout_s,
         idle_timeout_s=idle_timeout_s,
+        proxy_protocol=proxy_protocol,
+        socket_options=options,
     )
 
 

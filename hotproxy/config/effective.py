@@ -83,19 +83,52 @@ def _listener(listener: model.Listener, show: Shown) -> dict[str, Any]:
         )
     if listener.tcp is not None:
         tree["tcp"] = {
-            "cluster": listener.tcp.cluster,
+            **_target(listener.tcp.cluster, listener.tcp.weighted_clusters),
+            **_sni_routes(listener.tcp.routes),
             "idle_timeout": duration_text(listener.tcp.idle_timeout_s),
             "max_connect_attempts": listener.tcp.max_connect_attempts,
         }
     else:
         tree["request_headers_timeout"] = duration_text(listener.request_headers_timeout_s)
         tree["keepalive_timeout"] = duration_text(listener.keepalive_timeout_s)
+        tree["xff_num_trusted_hops"] = listener.xff_num_trusted_hops
     tree["max_connections"] = listener.max_connections
     tree["backlog"] = listener.backlog
+    if listener.proxy_protocol is not None:
+        tree["proxy_protocol"] = {
+            "trusted": list(listener.proxy_protocol.trusted),
+            "required": listener.proxy_protocol.required,
+        }
+    tree["listener_filters_timeout"] = duration_text(listener.listener_filters_timeout_s)
+    tree |= _socket_options(listener.socket_options)
+    tree["tcp_defer_accept"] = duration_text(listener.socket_options.tcp_defer_accept_s)
     if listener.tcp is None:
         names = Counter(host.name for host in listener.virtual_hosts)
         tree["virtual_hosts"] = [_virtual_host(host, names[host.name] > 1, show) for host in listener.virtual_hosts]
     return tree
+
+
+def _socket_options(options: model.SocketOptions) -> dict[str, Any]:
+    tree: dict[str, Any] = {"tcp_nodelay": options.tcp_nodelay}
+    keepalive = options.tcp_keepalive
+    if keepalive is not None:
+        tree["tcp_keepalive"] = {
+            "keepalive_time": duration_text(keepalive.keepalive_time_s),
+            "keepalive_interval": duration_text(keepalive.keepalive_interval_s),
+            **({"keepalive_probes": keepalive.keepalive_probes} if keepalive.keepalive_probes else {}),
+        }
+    return tree | {"tcp_user_timeout": duration_text(options.tcp_user_timeout_s)}
+
+
+def _target(cluster: str, weighted_clusters: tuple[tuple[str, int], ...]) -> dict[str, Any]:
+    if weighted_clusters:
+        return {"weighted_clusters": dict(weighted_clusters)}
+    return {"cluster": cluster} if cluster else {}
+
+
+def _sni_routes(routes: tuple[model.SniRoute, ...]) -> dict[str, Any]:
+    found = [{"sni": list(route.sni), **_target(route.cluster, route.weighted_clusters)} for route in routes]
+    return {"routes": found} if found else {}
 
 
 def _address(address: Address, show: Shown) -> object:
@@ -167,12 +200,15 @@ def _redirect(redirect: model.Redirect, show: Shown) -> dict[str, Any]:
 
 
 def _cluster(cluster: model.Cluster, show: Shown) -> dict[str, Any]:
+    announces = {"proxy_protocol": f"v{cluster.proxy_protocol}"} if cluster.proxy_protocol else {}
     return {
         "name": cluster.name,
         "type": cluster.type,
         "lb_policy": cluster.lb_policy,
         "connect_timeout": duration_text(cluster.connect_timeout_s),
         "idle_timeout": duration_text(cluster.idle_timeout_s),
+        **announces,
+        **_socket_options(cluster.socket_options),
         "endpoints": [
             {
                 "address": f"unix:{show.text(each.address.path)}" if each.address.family == UNIX else str(each.address),

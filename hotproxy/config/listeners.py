@@ -9,10 +9,12 @@ from typing import Final
 
 from hotproxy.config import model, scalars, shapes
 from hotproxy.config.address import UNIX, Address, AddressError, checked_unix_path
-from hotproxy.config.clusters import absolute, parse_address, read_name, use_cluster
+from hotproxy.config.clusters import absolute, parse_address, read_name
 from hotproxy.config.fields import Fields, Reader
 from hotproxy.config.names import Named
 from hotproxy.config.routes import Scope, read_routing, read_virtual_hosts
+from hotproxy.config.socket_options import read_socket_options
+from hotproxy.config.tcp import read_tcp
 from hotproxy.config.yaml_nodes import Mapping, Node, Sequence
 
 # The admin API's sockets travel through a restart under these names.
@@ -20,8 +22,9 @@ _RESERVED_NAMES: Final = ("admin", "admin.unix")
 # Of one worker. Far above what any RLIMIT_NOFILE allows.
 _MAX_CONNECTIONS: Final = 10_000_000
 _MAX_BACKLOG: Final = 65535
-_MAX_ATTEMPTS: Final = 100
-_HTTP_ONLY: Final = ("request_headers_timeout", "keepalive_timeout", "timeout", "idle_timeout")
+_HTTP_ONLY: Final = ("request_headers_timeout", "keepalive_timeout", "timeout", "idle_timeout", "xff_num_trusted_hops")
+# More than there are proxies in any row.
+_MAX_HOPS: Final = 100
 
 
 def read_listener(reader: Reader, node: Node, where: str) -> model.Listener | None:
@@ -44,7 +47,7 @@ def read_listener(reader: Reader, node: Node, where: str) -> model.Listener | No
             if fields.has(other):
                 hint = "did you mean 'tcp: {idle_timeout: …}'?" if other == "idle_timeout" else ""
                 fields.error(fields.key(other), f"'{other}' has no effect on a tcp listener", hint)
-        tcp = _tcp(fields)
+        tcp = read_tcp(fields)
     elif kind == "virtual_hosts":
         virtual_hosts = read_virtual_hosts(fields, Scope().inner(fields))
     elif kind is not None:
@@ -54,6 +57,9 @@ def read_listener(reader: Reader, node: Node, where: str) -> model.Listener | No
     keepalive_timeout_s = fields.duration("keepalive_timeout", model.DEFAULT_KEEPALIVE_TIMEOUT_S)
     max_connections = fields.integer("max_connections", 0, 0, _MAX_CONNECTIONS)
     backlog = fields.integer("backlog", model.DEFAULT_BACKLOG, 1, _MAX_BACKLOG)
+    proxy_protocol = _proxy_protocol(fields, addresses)
+    filters_timeout_s = fields.duration("listener_filters_timeout", model.DEFAULT_LISTENER_FILTERS_TIMEOUT_S)
+    options = read_socket_options(fields, listens=True)
     if name is None:
         return None
     return model.Listener(
@@ -66,17 +72,29 @@ def read_listener(reader: Reader, node: Node, where: str) -> model.Listener | No
         keepalive_timeout_s=keepalive_timeout_s,
         max_connections=max_connections,
         backlog=backlog,
+        proxy_protocol=proxy_protocol,
+        listener_filters_timeout_s=filters_timeout_s,
+        socket_options=options,
+        xff_num_trusted_hops=fields.integer("xff_num_trusted_hops", 0, 0, _MAX_HOPS),
     )
 
 
-def _tcp(fields: Fields) -> model.Tcp | None:
-    tcp = fields.section("tcp", shapes.TCP)
-    if tcp is None:
+def _proxy_protocol(fields: Fields, addresses: tuple[Address, ...]) -> model.ProxyProtocol | None:
+    section = fields.section("proxy_protocol", shapes.PROXY_PROTOCOL)
+    if section is None:
         return None
-    cluster = use_cluster(tcp) if tcp.need("cluster") else None
-    idle_timeout_s = tcp.duration("idle_timeout", model.DEFAULT_TCP_IDLE_TIMEOUT_S)
-    attempts = tcp.integer("max_connect_attempts", model.DEFAULT_TCP_CONNECT_ATTEMPTS, 1, _MAX_ATTEMPTS)
-    return None if cluster is None else model.Tcp(cluster, idle_timeout_s, attempts)
+    trusted: dict[str, None] = {}
+    if section.need("trusted"):
+        for item, at in section.items("trusted", '["10.0.0.0/8"]'):
+            network = fields.reader.value(item, scalars.network_or_unix, at)
+            if network is None:
+                continue
+            if network in trusted:
+                section.error(item, f"'{network}' is given twice", "", at)
+            if network == "unix" and addresses and all(address.family != UNIX for address in addresses):
+                section.error(item, "'unix' has no effect on a listener without a unix address", "", at)
+            trusted[network] = None
+    return model.ProxyProtocol(tuple(trusted), section.boolean("required", True))
 
 
 def _access_log(fields: Fields) -> model.AccessLog | None:

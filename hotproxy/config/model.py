@@ -33,6 +33,9 @@ DEFAULT_BACKLOG: Final = 4096
 # One more endpoint when the first cannot be reached, as for HTTP.
 DEFAULT_TCP_CONNECT_ATTEMPTS: Final = 2
 
+# Envoy's listener_filters_timeout: what must come before a connection begins, a PROXY header for instance.
+DEFAULT_LISTENER_FILTERS_TIMEOUT_S: Final = 15.0
+
 ROUND_ROBIN: Final = "round_robin"
 LEAST_REQUEST: Final = "least_request"
 RANDOM: Final = "random"
@@ -99,12 +102,53 @@ class VirtualHost:
 
 
 @dataclass(frozen=True, slots=True)
-class Tcp:
-    """Bytes to one cluster, nothing looked at. `max_connect_attempts` counts the first one too."""
+class SniRoute:
+    """The cluster, or one of several by weight, of TLS clients that ask for one of these names."""
 
-    cluster: str
+    sni: tuple[str, ...]
+    cluster: str = ""
+    weighted_clusters: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tcp:
+    """Bytes to a cluster. `cluster` or `weighted_clusters` are for whatever no route names; without either, nothing is.
+
+    `max_connect_attempts` counts the first one too.
+    """
+
+    cluster: str = ""
     idle_timeout_s: float = DEFAULT_TCP_IDLE_TIMEOUT_S
     max_connect_attempts: int = DEFAULT_TCP_CONNECT_ATTEMPTS
+    weighted_clusters: tuple[tuple[str, int], ...] = ()
+    routes: tuple[SniRoute, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TcpKeepalive:
+    """Probes on a connection on which nothing moves. 0: what the kernel says (net.ipv4.tcp_keepalive_*)."""
+
+    keepalive_time_s: float = 0.0
+    keepalive_interval_s: float = 0.0
+    keepalive_probes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SocketOptions:
+    """Of every TCP connection of a listener or a cluster. `tcp_defer_accept_s` is of listeners alone."""
+
+    tcp_nodelay: bool = True
+    tcp_keepalive: TcpKeepalive | None = None
+    tcp_user_timeout_s: float = 0.0
+    tcp_defer_accept_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyProtocol:
+    """Whose PROXY headers are read: networks in canonical form, and "unix" for every client of a unix socket."""
+
+    trusted: tuple[str, ...]
+    required: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +164,10 @@ class Listener:
     keepalive_timeout_s: float = DEFAULT_KEEPALIVE_TIMEOUT_S
     max_connections: int = 0  # 0 = no limit
     backlog: int = DEFAULT_BACKLOG
+    proxy_protocol: ProxyProtocol | None = None
+    listener_filters_timeout_s: float = DEFAULT_LISTENER_FILTERS_TIMEOUT_S
+    socket_options: SocketOptions = SocketOptions()
+    xff_num_trusted_hops: int = 0  # proxies in front of us that append to x-forwarded-for
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +188,8 @@ class Cluster:
     lb_policy: str = ROUND_ROBIN  # Envoy's default
     connect_timeout_s: float = DEFAULT_CONNECT_TIMEOUT_S
     idle_timeout_s: float = DEFAULT_UPSTREAM_IDLE_TIMEOUT_S
+    proxy_protocol: int = 0  # 1 or 2: the version of the header that begins each connection; 0: none
+    socket_options: SocketOptions = SocketOptions()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ guess, a hint.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Final
 
@@ -214,6 +215,22 @@ def _decoded(match: re.Match[str]) -> str:
     return character if _UNRESERVED.match(character) else match[0]
 
 
+def network_or_unix(text: str) -> str:
+    """A network in canonical form, `10.0.0.0/8`; an address is one too. Or `unix`: the clients of unix sockets."""
+    if text == "unix":
+        return text
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        pass
+    try:
+        wider = str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        raise ScalarError(f"'{text}' is no network", "write for example '10.0.0.0/8', 'fd00::/8' or 'unix'") from None
+    address = text.partition("/")[0]
+    raise ScalarError(f"'{text}' has bits behind its prefix", f"did you mean '{wider}' or '{address}'?")
+
+
 def host_without_port(text: str) -> str:
     """A host as the Host header carries it, in lower case; IPv6 in brackets."""
     if (
@@ -257,6 +274,16 @@ def domain(text: str) -> str:
             hint = f"did you mean '*.{text[1:]}'?"
         raise ScalarError(f"'{text}' is not a domain", hint)
     return host_without_port(text)
+
+
+def server_name(text: str) -> str:
+    """What a TLS client asks for (SNI): `db.example.com` or `*.example.com`; never an IP address (RFC 6066)."""
+    name = domain(text)
+    if name == "*":
+        raise ScalarError("'*' is no server name", "the tcp section's own 'cluster' is for all others")
+    if parse_ip(name.strip("[]")) is not None:
+        raise ScalarError(f"'{text}' is an IP address, and no client asks for one by SNI (RFC 6066)")
+    return name
 
 
 def host_and_port(text: str) -> str:

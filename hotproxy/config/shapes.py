@@ -18,6 +18,8 @@ class Shape:
 
 _SCOPED_LATER: Final = ("retry", "request_headers", "response_headers", "filters")
 
+_SOCKET_OPTIONS: Final = ("tcp_nodelay", "tcp_keepalive", "tcp_user_timeout")
+
 CONFIG: Final = Shape(
     "the config",
     (
@@ -38,17 +40,26 @@ LISTENER: Final = Shape(
     "a listener",
     (
         "name", "address", "access_log", "virtual_hosts", "routes", "cluster", "tcp", "request_headers_timeout",
-        "keepalive_timeout", "timeout", "idle_timeout", "max_connections", "backlog",
+        "keepalive_timeout", "timeout", "idle_timeout", "max_connections", "backlog", "proxy_protocol",
+        "listener_filters_timeout", *_SOCKET_OPTIONS, "tcp_defer_accept", "xff_num_trusted_hops",
     ),
-    frozenset({"tls", "proxy_protocol", "xff_num_trusted_hops", "weighted_clusters", *_SCOPED_LATER}),
+    frozenset({"tls", "weighted_clusters", *_SCOPED_LATER}),
+)  # fmt: skip
+PROXY_PROTOCOL: Final = Shape(
+    "a proxy_protocol section", ("trusted", "required"), example='{trusted: ["10.0.0.0/8"]}'
 )  # fmt: skip
 ACCESS_LOG: Final = Shape("an access log", ("path", "format"), example="{path: /dev/stdout}")
 TCP: Final = Shape(
     "a tcp section",
-    ("cluster", "idle_timeout", "max_connect_attempts"),
-    frozenset({"weighted_clusters", "routes"}),
-    "{cluster: db}",
+    ("cluster", "weighted_clusters", "routes", "idle_timeout", "max_connect_attempts"),
+    example="{cluster: db}",
 )
+TCP_KEEPALIVE: Final = Shape(
+    "a tcp_keepalive section",
+    ("keepalive_time", "keepalive_interval", "keepalive_probes"),
+    example="{keepalive_time: 60s}",
+)
+SNI_ROUTE: Final = Shape("a route of a tcp section", ("sni", "cluster", "weighted_clusters"))
 SOCKET_FILE: Final = Shape("a unix address", ("path", "mode", "owner", "group"))
 VIRTUAL_HOST: Final = Shape(
     "a virtual host",
@@ -78,17 +89,12 @@ REDIRECT: Final = Shape(
 DIRECT_RESPONSE: Final = Shape("a direct response", ("status", "body"), example="{status: 200}")
 CLUSTER: Final = Shape(
     "a cluster",
-    ("name", "type", "endpoints", "lb_policy", "connect_timeout", "idle_timeout"),
-    frozenset(
-        {
-            "http2", "tls", "health_check", "outlier_detection", "circuit_breakers", "proxy_protocol", "tcp_keepalive",
-            "slow_start",
-        }
-    ),
-)  # fmt: skip
+    ("name", "type", "endpoints", "lb_policy", "connect_timeout", "idle_timeout", "proxy_protocol", *_SOCKET_OPTIONS),
+    frozenset({"http2", "tls", "health_check", "outlier_detection", "circuit_breakers", "slow_start"}),
+)
 ENDPOINT: Final = Shape("an endpoint", ("address", "weight"), frozenset({"priority", "zone", "metadata"}))
 
 ALL: Final = (
-    CONFIG, INCLUDED, ADMIN, LISTENER, ACCESS_LOG, TCP, SOCKET_FILE, VIRTUAL_HOST, ROUTE, MATCH, REDIRECT,
-    DIRECT_RESPONSE, CLUSTER, ENDPOINT,
+    CONFIG, INCLUDED, ADMIN, LISTENER, PROXY_PROTOCOL, ACCESS_LOG, TCP, TCP_KEEPALIVE, SNI_ROUTE, SOCKET_FILE,
+    VIRTUAL_HOST, ROUTE, MATCH, REDIRECT, DIRECT_RESPONSE, CLUSTER, ENDPOINT,
 )  # fmt: skip

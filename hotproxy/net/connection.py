@@ -22,13 +22,12 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable
-from typing import Final, Protocol, TypedDict
+from typing import Final, Protocol
 
 from hotproxy.clock import Timer, TimerWheel
+from hotproxy.net.bypass import Bypass, Feeder
+from hotproxy.net.connection_state import DUMP_VERSION, HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES, ConnectionState
 
-# Above HIGH the other side stops reading, below LOW it goes on; their distance keeps the switch from fluttering.
-HIGH_WATERMARK_BYTES: Final = 256 * 1024
-LOW_WATERMARK_BYTES: Final = 64 * 1024
 LINGER_S: Final = 1.0
 # What can be under way when the peer learns of our answer: its window, which net.ipv4.tcp_rmem bounds by 6 MiB.
 LINGER_BYTES: Final = 8 * 1024 * 1024
@@ -45,8 +44,6 @@ CLOSED: Final = 4
 
 # struct linger: on, 0 seconds. close() then sends RST (socket(7)).
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-
-DUMP_VERSION: Final = 1
 
 
 class Loop(Protocol):
@@ -96,26 +93,13 @@ class Gauge(Protocol):
     def add(self, amount: int) -> None: ...
 
 
-class ConnectionState(TypedDict):
-    """What `dump` gives."""
-
-    version: int
-    rx: int
-    tx: int
-    read_closed: bool
-    write_closed: bool
-    shut_after_flush: bool
-    pressed: bool
-    pending: bytes
-
-
 class Connection:
     """A connected, non-blocking socket. Reading starts with `start()`; `read_disable` and `read_enable` count."""
 
     __slots__ = (
-        "_buffered", "_discarded", "_done", "_error", "_loop", "_pending", "_read_disabled", "_reading",
-        "_shut_after_flush", "_started", "_timer", "_wheel", "_writing", "fd", "owner", "pressed", "read_closed",
-        "rx_bytes", "sock", "state", "tx_bytes", "write_closed",
+        "_buffered", "_discarded", "_done", "_error", "_feeder", "_loop", "_pending", "_read_disabled", "_reading",
+        "_shut_after_flush", "_started", "_timer", "_wheel", "_writing", "bypass", "fd", "owner", "pressed",
+        "read_closed", "rx_bytes", "sock", "state", "tx_bytes", "write_closed",
     )  # fmt: skip
 
     def __init__(
@@ -130,6 +114,7 @@ class Connection:
         self.read_closed = False  # the peer's EOF was read
         self.write_closed = False  # our SHUT_WR was sent
         self.pressed = False  # on_pressure(True) was the last word
+        self.bypass: Bypass | None = None
         self._loop = loop
         self._wheel = wheel
         self._buffered = buffered
@@ -144,6 +129,7 @@ class Connection:
         self._error = ""
         self._timer: Timer | None = None
         self._done: Callable[[], None] | None = None
+        self._feeder: Feeder | None = None
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -178,6 +164,9 @@ class Connection:
 
     def _on_readable(self) -> None:
         if not self._reading:
+            return
+        bypass = self.bypass
+        if bypass is not None and self.state == OPEN and bypass.pump():
             return
         try:
             data = self._loop.receive(self.fd)
@@ -219,7 +208,7 @@ class Connection:
             try:
                 sent = self._loop.transmit(self.fd, data)
             except OSError as error:
-                self._break(error)
+                self.break_off(error)
                 return
             self.tx_bytes += sent
             if sent == len(data):
@@ -259,13 +248,31 @@ class Connection:
             self._writing = False
             self._loop.remove_writer(self.fd)
 
+    def feed(self, feeder: Feeder) -> None:
+        """Call `on_writable` whenever the kernel takes bytes, until `stop_feeding`."""
+        self._feeder = feeder
+        self._want_write()
+
+    def stop_feeding(self) -> None:
+        self._feeder = None
+        if not self._pending:
+            self._stop_writing()
+
+    def runs_in(self, loop: Loop) -> bool:
+        """With no other loop between the descriptor and the owner, its bytes are the owner's."""
+        return self._loop is loop
+
     def _on_writable(self) -> None:
         if not self._writing:
+            return
+        feeder = self._feeder
+        if feeder is not None:
+            feeder.on_writable()
             return
         try:
             sent = self._loop.transmit(self.fd, self._pending)
         except OSError as error:
-            self._break(error)
+            self.break_off(error)
             return
         if not sent:
             return
@@ -287,7 +294,8 @@ class Connection:
             if self.owner is not None:
                 self.owner.on_pressure(False)
 
-    def _break(self, error: OSError) -> None:
+    def break_off(self, error: OSError) -> None:
+        """A write has failed, ours or a feeder's."""
         if self.state == FLUSHING:
             self.close()
             return
@@ -407,6 +415,8 @@ class Connection:
         """
         self.state = CLOSED
         self.owner = None
+        self.bypass = None
+        self._feeder = None
         self._done = None
         if self._reading:
             self._reading = False

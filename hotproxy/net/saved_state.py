@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from hotproxy.net.connection import DUMP_VERSION, HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES, ConnectionState
+from hotproxy.net.connection_state import DUMP_VERSION, HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES, ConnectionState
 from hotproxy.saved import MAX_COUNT, saved_bool, saved_bytes, saved_int, saved_record
 
 _KEYS: Final = frozenset(

@@ -28,6 +28,7 @@ from hotproxy.http.codec import END, Data, End, Event, RequestHead, ResponseHead
 from hotproxy.http.headers import Headers
 from hotproxy.http.http1_server import Http1ServerCodec
 from hotproxy.net.connection import FLUSH_S, OPEN, Connection
+from hotproxy.net.proxy_protocol import V1, V2, Announced, encode
 from hotproxy.proxy import forwarding, http_moving
 from hotproxy.proxy.filter_chain import DownstreamOwner, address_text
 from hotproxy.proxy.runtime import Runtime
@@ -50,13 +51,19 @@ class ConnectionManager:
     __slots__ = (
         "_crowded", "_draining", "_frozen", "_idle_timer", "_loaded", "_next", "_out", "_over", "_phase",
         "_phase_timer", "_postponed", "_pumping", "_response_timer", "_runtime", "_sent", "_trailers", "_tx_counted",
-        "client_host", "codec", "connection", "listener", "local", "owner", "peer", "stream",
+        "client_host", "codec", "connection", "direct_peer", "listener", "local", "owner", "peer", "stream", "tlvs",
     )  # fmt: skip
 
     kind: Final = "http1"
 
     def __init__(
-        self, sock: socket.socket, peer: str, listener: HttpListener, owner: DownstreamOwner, runtime: Runtime
+        self,
+        sock: socket.socket,
+        peer: str,
+        listener: HttpListener,
+        owner: DownstreamOwner,
+        runtime: Runtime,
+        announced: Announced | None = None,
     ) -> None:
         self.connection = Connection(sock, self, runtime.loop, runtime.wheel, runtime.buffered)
         self.codec = Http1ServerCodec()
@@ -64,7 +71,12 @@ class ConnectionManager:
         self.owner = owner
         self.peer = peer  # "10.0.0.1:1234"
         self.local = address_text(sock.getsockname())
-        self.client_host = forwarding.client_host(peer)
+        self.direct_peer = ""  # of the proxy that has announced `peer` and `local`, if one has
+        self.tlvs = b""  # of its header
+        if announced is not None and announced.known:
+            self.peer, self.local = announced.remote, announced.local
+            self.direct_peer, self.tlvs = peer or "@", announced.tlvs  # "@": a unix socket without a name
+        self.client_host = forwarding.client_host(self.peer)
         self.stream: Stream | None = None
         self._runtime = runtime
         self._out: list[bytes] = []
@@ -113,6 +125,10 @@ class ConnectionManager:
             self._finish()
 
     # -- the connection's events
+
+    def receive(self, data: bytes) -> None:
+        self.connection.rx_bytes += len(data)
+        self.on_data(data)
 
     def on_data(self, data: bytes) -> None:
         self.listener.stats.downstream_cx_rx_bytes_total.add(len(data))
@@ -329,6 +345,10 @@ class ConnectionManager:
         self.connection.reset()
         self._gone()
 
+    def preface(self, version: int) -> bytes:
+        """The PROXY header that says whose requests these are."""
+        return encode(version, self.peer, self.local)
+
     # -- phases
 
     def _settle(self) -> None:
@@ -391,6 +411,10 @@ class ConnectionManager:
         stats = self.listener.stats
         stats.downstream_cx_active.add(-1)
         stats.downstream_cx_destroy.inc()
+        pools = self._runtime.snapshot.pools
+        if pools.has_clients:
+            for version in (V1, V2):
+                pools.leave(self.preface(version))
         self.owner.on_connection_closed(self)
 
     def _count_sent(self) -> None:

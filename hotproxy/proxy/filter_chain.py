@@ -1,7 +1,8 @@
 """What a listener and the connections that it accepts know of each other.
 
-An accepted socket goes to its listener's terminal: `ConnectionManager` for HTTP, `TcpProxy` for TCP. The listener
-sees only this interface; it starts them, tells them to leave, and is told once when each of them is gone.
+An accepted socket goes to its listener's terminal: `ConnectionManager` for HTTP, `TcpProxy` for TCP; that of a trusted
+proxy by way of an `Introduction`. The listener sees only this interface; it starts them, tells them to leave, and is
+told once when each of them is gone.
 
 A connection that moves to another process:
 
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from hotproxy.errors import Reason
+from hotproxy.net.proxy_protocol import Announced
 
 RuntimeT = TypeVar("RuntimeT", contravariant=True)
 ListenerT = TypeVar("ListenerT", contravariant=True)
@@ -31,7 +33,7 @@ class DownstreamConnection(Protocol):
 
     @property
     def kind(self) -> str:
-        """ "http1" or "tcp": who can `load` what `dump` gives."""
+        """ "http1", "tcp", or "proxy_protocol" before it is one of these: who can `load` what `dump` gives."""
 
     def start(self) -> None:
         """Begin to read. Everything may happen from here on, the end included."""
@@ -74,6 +76,13 @@ class DownstreamConnection(Protocol):
         """Undo `load`, before `start`. As `release`: the other process still has the connection, and goes on."""
 
 
+class TerminalConnection(DownstreamConnection, Protocol):
+    """One that a `Terminal` has made."""
+
+    def receive(self, data: bytes) -> None:
+        """Behind `start`: what was read from the descriptor before it was this connection's."""
+
+
 class DownstreamOwner(Protocol):
     """The listener, seen from a connection. One of the two is called, exactly once."""
 
@@ -87,12 +96,19 @@ class DownstreamOwner(Protocol):
 class Terminal(Protocol[ListenerT, RuntimeT]):
     """What ends the chain: the class of a kind of connection.
 
-    `peer` is the client's address as text: `10.0.0.1:1234`, `[::1]:1234`, "" for a unix socket.
+    `peer` is the address of who has connected, as text: `10.0.0.1:1234`, `[::1]:1234`, "" for a unix socket;
+    `announced` is what it has said about its client, if it is a proxy that is believed.
     """
 
     def __call__(
-        self, sock: socket.socket, peer: str, listener: ListenerT, owner: DownstreamOwner, runtime: RuntimeT
-    ) -> DownstreamConnection: ...
+        self,
+        sock: socket.socket,
+        peer: str,
+        listener: ListenerT,
+        owner: DownstreamOwner,
+        runtime: RuntimeT,
+        announced: Announced | None = None,
+    ) -> TerminalConnection: ...
 
     def load(
         self,

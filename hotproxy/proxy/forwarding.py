@@ -1,11 +1,12 @@
 """What becomes of headers on their way through: pure rules, no I/O.
 
-No hop in front of hotproxy is trusted, so every client is what Envoy calls an external one at the edge
-(`use_remote_address: true`, `preserve_external_request_id: false`):
+No hop in front of hotproxy is trusted, unless the listener says how many are (`trusted_hops`): every client is what
+Envoy calls an external one at the edge (`use_remote_address: true`, `preserve_external_request_id: false`):
 
     towards upstream     via                      "1.1 hotproxy" appended, with the version that was received
-                         x-forwarded-for          the client's address, replaced; removed for a unix socket
-                         x-forwarded-proto        replaced
+                         x-forwarded-for          the client's address, replaced; removed for a unix socket; with
+                                                  trusted hops what they say, and the last of them appended
+                         x-forwarded-proto        replaced; with trusted hops theirs
                          x-forwarded-client-cert  removed
                          x-envoy-*                removed
                          x-request-id             always a new one (a UUID, version 4)

@@ -10,14 +10,16 @@ one; everything collected is written, and all that was decoded has been passed o
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hotproxy.http.codec import RequestHead
 from hotproxy.http.headers import Headers
 from hotproxy.http.http1_exchange import check_exchange, check_fields, check_request
 from hotproxy.http.http1_server import Http1ServerCodec
-from hotproxy.net.connection import Connection, ConnectionState
+from hotproxy.net.connection import Connection
+from hotproxy.net.connection_state import ConnectionState
+from hotproxy.net.proxy_protocol import Announced
 from hotproxy.net.saved_state import read_state
 from hotproxy.proxy.filter_chain import DownstreamOwner
 from hotproxy.proxy.router import Router
@@ -29,13 +31,14 @@ from hotproxy.saved import (
     MAX_COUNT,
     saved_bool,
     saved_byte_strings,
+    saved_bytes,
     saved_int,
     saved_list,
     saved_part,
-    saved_record,
     saved_seconds,
     saved_text,
     saved_texts,
+    saved_version,
 )
 from hotproxy.telemetry.stream_info import StreamInfo
 from hotproxy.upstream.cluster import Cluster
@@ -45,16 +48,17 @@ if TYPE_CHECKING:
     from hotproxy.proxy.connection_manager import ConnectionManager
 
 KIND: Final = "http1"
-DUMP_VERSION: Final = 1
+DUMP_VERSION: Final = 2
 _BUSY: Final = 2  # of ConnectionManager's phases
 _LAST_PHASE: Final = 4
 
 _KEYS: Final = frozenset(
     (
         "kind", "version", "listener", "peer", "connection", "codec", "phase", "phase_deadline_s", "idle_deadline_s",
-        "response_deadline_s", "sent", "stream",
+        "response_deadline_s", "sent", "stream", "local", "direct_peer", "tlvs",
     )
 )  # fmt: skip
+_SHAPES: Final = {1: _KEYS - {"local", "direct_peer", "tlvs"}, DUMP_VERSION: _KEYS}
 _STREAM_KEYS: Final = frozenset(
     ("info", "idle_timeout_s", "request_read", "response_started", "ends_by_close", "taken", "router")
 )
@@ -177,6 +181,9 @@ def dump(manager: ConnectionManager) -> dict[str, object]:
         "response_deadline_s": manager._response_timer.deadline_s,
         "sent": manager._sent,
         "stream": _dump_stream(manager.stream) if manager.stream is not None else None,
+        "local": manager.local,
+        "direct_peer": manager.direct_peer,
+        "tlvs": manager.tlvs,
     }
 
 
@@ -247,15 +254,18 @@ class _Record(NamedTuple):
     response_deadline_s: float
     sent: int
     stream: _StreamRecord | None
+    announced: Announced | None
+    direct_peer: str
 
 
 def _read(state: object, listener: HttpListener, runtime: Runtime) -> _Record:
-    record = saved_record(state, KIND, DUMP_VERSION, _KEYS)
+    record = saved_version(state, KIND, _SHAPES)
     if saved_text(record, "listener") != listener.name:
         raise ValueError("a connection of another listener")
     peer = saved_text(record, "peer")
     if not peer.isprintable():  # it becomes a field's value
         raise ValueError("peer: not an address")
+    announced, direct_peer = (None, peer) if record["version"] == 1 else _read_announced(record, peer)
     connection = read_state(record["connection"])
     codec = Http1ServerCodec.load(record["codec"])
     phase = saved_int(record, "phase", _LAST_PHASE)
@@ -278,7 +288,20 @@ def _read(state: object, listener: HttpListener, runtime: Runtime) -> _Record:
         saved_seconds(record, "response_deadline_s"),
         saved_int(record, "sent", connection["tx"]),
         stream,
+        announced,
+        direct_peer,
     )
+
+
+def _read_announced(record: Mapping[str, object], peer: str) -> tuple[Announced | None, str]:
+    """What a PROXY header has said, and the address of who sent it; None and the client's where there was none."""
+    local, direct_peer = saved_text(record, "local"), saved_text(record, "direct_peer")
+    tlvs = saved_bytes(record, "tlvs")
+    if not local.isprintable() or not direct_peer.isprintable():
+        raise ValueError("local or direct_peer: not an address")
+    if not direct_peer:
+        return None, peer
+    return Announced(0, 0, True, peer, local, tlvs), direct_peer
 
 
 def _check_stream(stream: _StreamRecord, codec: Http1ServerCodec) -> None:
@@ -365,7 +388,7 @@ def load(
     stream = record.stream
     if len(socks) != (2 if stream is not None and stream.router.upstream is not None else 1):
         raise ValueError(f"{len(socks)} descriptors came with the connection")
-    manager = make(socks[0], record.peer, listener, owner, runtime)
+    manager = make(socks[0], record.direct_peer, listener, owner, runtime, record.announced)
     manager.connection = Connection.load(
         socks[0], record.connection, manager, runtime.loop, runtime.wheel, runtime.buffered
     )
@@ -426,6 +449,7 @@ def _build_router(record: _RouterRecord, stream: Stream, runtime: Runtime, socks
 def start(manager: ConnectionManager) -> None:
     """The first turn of a loaded connection; nothing of it may touch a timer, whose deadlines go on."""
     manager._loaded = False
+    manager.listener.options.apply_again(manager.connection.sock)
     wheel = manager._runtime.wheel
     wheel.resume(manager._phase_timer, manager)
     wheel.resume(manager._idle_timer, manager)
@@ -442,6 +466,7 @@ def start(manager: ConnectionManager) -> None:
         router._attempt()
         router.flush()
         return
+    upstream.endpoint.options.apply_again(upstream.connection.sock)
     upstream.thaw()
     if upstream.connection.pressed:
         router._pause_body()

@@ -23,7 +23,9 @@ from typing import Final, Protocol
 from hotproxy.clock import Timer, TimerWheel
 from hotproxy.errors import Reason
 from hotproxy.net.connection import Loop
+from hotproxy.net.proxy_protocol import Announced
 from hotproxy.proxy.filter_chain import DownstreamConnection, Terminal, address_text
+from hotproxy.proxy.introduction import Introduction
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import HttpListener, TcpListener
 
@@ -147,6 +149,12 @@ class Acceptor:
         self.is_tcp = sock.family != socket.AF_UNIX
         self.watched = False
 
+    @property
+    def may_listen_again(self) -> bool:
+        """So that a new backlog counts. Never where siblings have the same socket: one of them may have shut it, and it
+        would be open again, with nobody there."""
+        return not self.shared and bool(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
     def on_readable(self) -> None:
         if self.watched:
             self.listener.accept_from(self)
@@ -206,7 +214,9 @@ class Listener:
         """
         self.accepting = True
         for acceptor in self._acceptors:
-            if not acceptor.listening:
+            if acceptor.is_tcp:
+                self.config.options.apply_listening(acceptor.sock)
+            if not acceptor.listening or acceptor.may_listen_again:
                 acceptor.sock.listen(self._backlog)
                 acceptor.listening = True
         self.update_watching()
@@ -250,9 +260,16 @@ class Listener:
             self._shut(acceptor)
 
     def shut_all(self) -> None:
-        """As `shut`, where nobody else is left to accept what waits."""
+        """As `shut`, where nobody else is left to accept what waits.
+
+        A shared socket may be systemd's, and whoever is started next gets the very same: it is let go as it is.
+        """
         for acceptor in list(self._acceptors):
-            self._shut(acceptor)
+            if acceptor.shared:
+                self._accept_all(acceptor)
+                self._drop(acceptor)
+            else:
+                self._shut(acceptor)
 
     def _shut(self, acceptor: Acceptor) -> None:
         if acceptor.listening:
@@ -316,14 +333,32 @@ class Listener:
             return _TAKEN
         sock.setblocking(False)
         if acceptor.is_tcp:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = self._terminal(sock, address_text(address), self.config, self, self._runtime)
+            self.config.options.apply(sock)
+        connection = self._connection(sock, address_text(address), acceptor.is_tcp)
         self.connections.add(connection)
         self._admission.count_opened()
         stats.downstream_cx_total.inc()
         stats.downstream_cx_active.add(1)
         connection.start()
         return _TAKEN
+
+    def _connection(self, sock: socket.socket, peer: str, is_tcp: bool) -> DownstreamConnection:
+        config = self.config
+        proxies = config.proxy_protocol
+        if proxies is not None and proxies.trusts(peer, is_tcp):
+            return Introduction(sock, peer, proxies.required, config, self, self._runtime)
+        return self._terminal(sock, peer, config, self, self._runtime)
+
+    def on_introduced(
+        self, introduction: Introduction, sock: socket.socket, announced: Announced | None, rest: bytes
+    ) -> None:
+        """The same connection goes on as another object: nothing is counted."""
+        self.connections.remove(introduction)
+        connection = self._terminal(sock, introduction.peer, self.config, self, self._runtime, announced)
+        self.connections.add(connection)
+        connection.start()
+        if rest:
+            connection.receive(rest)
 
     def on_connection_closed(self, connection: DownstreamConnection) -> None:
         self.connections.remove(connection)
@@ -339,7 +374,11 @@ class Listener:
 
         ValueError as `Terminal.load`. Neither limit refuses it: it was accepted long ago.
         """
-        connection = self._terminal.load(state, socks, self.config, self, self._runtime)
+        connection: DownstreamConnection
+        if state.get("kind") == Introduction.kind:
+            connection = Introduction.load(state, socks, self.config, self, self._runtime)
+        else:
+            connection = self._terminal.load(state, socks, self.config, self, self._runtime)
         self.connections.add(connection)
         self._admission.count_opened()
         self.config.listener_stats.downstream_cx_active.add(1)

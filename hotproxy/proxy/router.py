@@ -150,15 +150,19 @@ class Router:
         info = self._stream.info
         info.attempts += 1
         info.upstream_remote = endpoint.name
+        version = cluster.proxy_protocol
+        preface = self._stream.manager.preface(version) if version else b""
         # What has closed one idle connection has most likely closed the others too.
-        upstream = self._pools.take(cluster, endpoint, self) if not self._retried else None
+        upstream = self._pools.take(cluster, endpoint, self, preface) if not self._retried else None
         if upstream is not None:
             self._attach(upstream)
         else:
             self._connect(cluster, endpoint)
 
     def _connect(self, cluster: Cluster, endpoint: Endpoint) -> None:
-        self._pending = self._pools.connect(cluster, endpoint, self, self._runtime)
+        version = cluster.proxy_protocol
+        preface = self._stream.manager.preface(version) if version else b""
+        self._pending = self._pools.connect(cluster, endpoint, self, self._runtime, preface)
         self._pending.start()
 
     def on_pool_ready(self, upstream: UpstreamConnection) -> None:

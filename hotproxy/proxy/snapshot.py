@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from hotproxy.config.model import DEFAULT_LISTENER_FILTERS_TIMEOUT_S
 from hotproxy.http.codec import RequestHead
+from hotproxy.net.socket_options import DEFAULT as DEFAULT_OPTIONS
+from hotproxy.net.socket_options import SocketOptions
 from hotproxy.proxy.route import Route
-from hotproxy.telemetry.stats import HttpStats, ListenerStats, TcpStats
+from hotproxy.proxy.tcp_routes import TcpRoutes
+from hotproxy.proxy.trusted_proxies import TrustedProxies
+from hotproxy.telemetry.stats import HttpStats, ListenerStats, ProxyProtocolStats, TcpStats
 from hotproxy.telemetry.stream_info import StreamInfo
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.pool import Pools
@@ -38,11 +43,16 @@ class HttpListener:
     stats: HttpStats
     listener_stats: ListenerStats
     access_log: ExchangeLog | None
+    filters_timeout_s: float = DEFAULT_LISTENER_FILTERS_TIMEOUT_S
+    options: SocketOptions = DEFAULT_OPTIONS
+    proxy_protocol: TrustedProxies | None = None
+    proxy_stats: ProxyProtocolStats | None = None  # where there is `proxy_protocol`
+    xff_num_trusted_hops: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TcpListener:
-    """A listener that carries bytes to one cluster."""
+    """A listener that carries bytes to `cluster`, or to one that `routes` choose."""
 
     name: str
     cluster: str
@@ -52,6 +62,11 @@ class TcpListener:
     stats: TcpStats
     listener_stats: ListenerStats
     access_log: ExchangeLog | None
+    filters_timeout_s: float = DEFAULT_LISTENER_FILTERS_TIMEOUT_S
+    options: SocketOptions = DEFAULT_OPTIONS
+    proxy_protocol: TrustedProxies | None = None
+    proxy_stats: ProxyProtocolStats | None = None
+    routes: TcpRoutes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from hotproxy.proxy.route import normalise
 from hotproxy.proxy.router import Router
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import HttpListener
+from hotproxy.proxy.trusted_hops import Chain, trusted_chain
 from hotproxy.telemetry.stream_info import StreamInfo
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Stream:
         info.listener = listener.name
         info.downstream_remote = manager.peer
         info.downstream_local = manager.local
+        info.downstream_direct_remote = manager.direct_peer
+        info.tlvs = manager.tlvs
         info.protocol = "HTTP/1.1"
         listener.stats.downstream_rq_total.inc()
         listener.stats.downstream_rq_active.add(1)
@@ -104,16 +107,32 @@ class Stream:
         if head.method in last_hop.COUNTED_METHODS and route.cluster is not None and self._ends_here(head):
             return
         request_id = forwarding.new_request_id(self.runtime.random)
-        if not forwarding.decode_headers(head, self.manager.client_host, request_id):
+        client_host = self.manager.client_host
+        chain = None
+        if self.listener.xff_num_trusted_hops:
+            chain = trusted_chain(head.headers, self.listener.xff_num_trusted_hops, client_host)
+        if chain is not None:
+            client_host = chain.forwarded_for
+            self._believe(chain)
+        not_a_loop = forwarding.decode_headers(head, client_host, request_id)
+        if chain is not None and chain.proto:
+            head.headers.set(b"x-forwarded-proto", chain.proto)
+        if not not_a_loop:
             self.local_reply(forwarding.LOOP_DETECTED)
         elif route.redirect is not None:
-            location = route.location(path, target, authority, b"http")
+            location = route.location(path, target, authority, head.headers.get(b"x-forwarded-proto") or b"http")
             self.local_reply(REDIRECT, route.redirect.status, extra=((b"location", location),))
         elif route.direct_response is not None:
             self.local_reply(DIRECT_RESPONSE, route.direct_response.status, route.direct_response.body)
         else:
             self.router = Router(self, self.runtime)
             self.router.decode_head(head, route, path, target)
+
+    def _believe(self, chain: Chain) -> None:
+        """The log tells the client, and who has connected where nothing else says so."""
+        info = self.info
+        info.downstream_direct_remote = info.downstream_direct_remote or info.downstream_remote or "@"
+        info.downstream_remote = chain.client
 
     def _ends_here(self, head: RequestHead) -> bool:
         """A TRACE or OPTIONS that may not be forwarded any more, or not at all, is answered."""

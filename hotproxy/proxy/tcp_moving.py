@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hotproxy.config.address import Address
-from hotproxy.net.connection import Connection, ConnectionState
+from hotproxy.net.connection import Connection
+from hotproxy.net.connection_state import ConnectionState
 from hotproxy.net.saved_state import read_state
-from hotproxy.proxy.byte_meter import ByteMeter
 from hotproxy.proxy.filter_chain import DownstreamOwner
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import TcpListener
@@ -23,10 +23,10 @@ from hotproxy.saved import (
     saved_int,
     saved_list,
     saved_part,
-    saved_record,
     saved_seconds,
     saved_text,
     saved_texts,
+    saved_version,
 )
 from hotproxy.telemetry.stream_info import StreamInfo
 from hotproxy.upstream.endpoint import Endpoint
@@ -35,12 +35,13 @@ if TYPE_CHECKING:
     from hotproxy.proxy.tcp_proxy import TcpProxy
 
 KIND: Final = "tcp"
-DUMP_VERSION: Final = 1
+DUMP_VERSION: Final = 2
 
 # The states of a TcpProxy in which it can move; in the others it ends by itself.
-CONNECTING: Final = 0
-PIPING: Final = 1
-DONE: Final = 3
+HELLO: Final = 0
+CONNECTING: Final = 1
+PIPING: Final = 2
+DONE: Final = 4
 # What is held for a client while we connect: one read. Protocols in which the client speaks first send far less.
 EARLY_BYTES: Final = 64 * 1024
 
@@ -50,6 +51,8 @@ _KEYS: Final = frozenset(
         "down", "up",
     )
 )  # fmt: skip
+# Version 1 had fewer values in `info`, and knew no routes.
+_SHAPES: Final = {1: _KEYS, DUMP_VERSION: _KEYS}
 _COUNTED_KEYS: Final = frozenset(("down_rx", "down_tx", "up_rx", "up_tx"))
 
 
@@ -59,7 +62,11 @@ _COUNTED_KEYS: Final = frozenset(("down_rx", "down_tx", "up_rx", "up_tx"))
 def freeze(proxy: TcpProxy) -> bool:
     """See `DownstreamConnection.freeze`."""
     down, up = proxy._down.connection, proxy._up.connection
-    if proxy.state > PIPING or proxy._frozen or proxy._loaded or down is None or not down.freeze():
+    if proxy.state > PIPING or proxy._frozen or proxy._loaded or down is None:
+        return False
+    proxy._down.settle()
+    proxy._up.settle()
+    if not down.freeze():
         return False
     if up is not None and not up.freeze():
         down.thaw()
@@ -123,7 +130,7 @@ def dump(proxy: TcpProxy) -> dict[str, object]:
         "kind": KIND,
         "version": DUMP_VERSION,
         "listener": proxy._listener.name,
-        "info": proxy._info.dump(),
+        "info": proxy.info.dump(),
         "endpoint": proxy._endpoint.name if up is not None and proxy._endpoint is not None else "",
         "tried": [endpoint.name for endpoint in proxy._tried],
         "early": bytes(proxy._early),
@@ -148,7 +155,7 @@ class _Record(NamedTuple):
 
 
 def _read(state: object, listener: TcpListener, runtime: Runtime) -> _Record:
-    record = saved_record(state, KIND, DUMP_VERSION, _KEYS)
+    record = saved_version(state, KIND, _SHAPES)
     if saved_text(record, "listener") != listener.name:
         raise ValueError("a connection of another listener")
     info = StreamInfo.load(saved_list(record, "info"))
@@ -186,6 +193,24 @@ def _find_endpoint(name: str, cluster_name: str, runtime: Runtime) -> Endpoint |
     return known or Endpoint(Address.parse(name))
 
 
+def apply_options(proxy: TcpProxy) -> None:
+    """What the config of today wants of the two sockets."""
+    down, up = proxy._down.connection, proxy._up.connection
+    if down is not None:
+        proxy._listener.options.apply_again(down.sock)
+    if up is not None and proxy._endpoint is not None:
+        proxy._endpoint.options.apply_again(up.sock)
+
+
+def _cluster_now(info: StreamInfo, listener: TcpListener, runtime: Runtime) -> str:
+    """Of a connection that has none yet, by the config of today; what was chosen stays as long as it exists."""
+    if listener.routes is None:
+        return listener.cluster
+    if info.cluster in runtime.snapshot.clusters:
+        return info.cluster
+    return listener.routes.pick(info.requested_server_name, runtime.random)
+
+
 # -- the new side
 
 
@@ -204,13 +229,13 @@ def load(
     loop, wheel, buffered = runtime.loop, runtime.wheel, runtime.buffered
     proxy = make(socks[0], "", listener, owner, runtime)
     proxy._loaded = True
-    proxy._info = record.info
-    if record.up is None:
-        record.info.cluster = listener.cluster
-        record.info.attempts = max(0, record.info.attempts - 1)  # the one that was under way is begun anew
-    else:  # the cluster that it was connected by
-        proxy._cluster = runtime.snapshot.clusters.get(record.info.cluster)
-        proxy._meter = ByteMeter(listener.stats, proxy._cluster.stats if proxy._cluster is not None else None)
+    proxy.info = info = record.info
+    if record.up is not None:  # the cluster that it was connected by
+        proxy.use_cluster(info.cluster)
+    elif info.cluster:
+        info.attempts = max(0, info.attempts - 1)  # the one that was under way is begun anew
+        proxy.use_cluster(_cluster_now(info, listener, runtime))
+        proxy.state = CONNECTING
     down = proxy._down.connection = Connection.load(socks[0], record.down, proxy._down, loop, wheel, buffered)
     if record.up is not None:
         up = proxy._up.connection = Connection.load(socks[1], record.up, proxy._up, loop, wheel, buffered)

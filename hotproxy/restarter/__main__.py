@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 
 from hotproxy.errors import EXIT_INTERNAL, EXIT_OK, HotproxyError
-from hotproxy.restarter.log import ERROR, log
+from hotproxy.restarter.log import ERROR, for_stderr, log
 from hotproxy.restarter.resume import Inherited
 from hotproxy.restarter.supervisor import Options, Supervisor
 
@@ -69,7 +69,7 @@ def run(supervisor: Supervisor) -> int:
     try:
         return supervisor.run()
     except HotproxyError as error:
-        print(error, file=sys.stderr)
+        print(for_stderr(ERROR, str(error)), file=sys.stderr)
         return error.exit_code
     except Exception:
         log(ERROR, "internal error: " + traceback.format_exc())

@@ -1,7 +1,7 @@
 """One line at a time to stderr, for supervisor, zygote, slots and control process: under systemd with its priority.
 
-With JOURNAL_STREAM set (systemd.exec(5)), stderr is the journal, which reads a `<n>` prefix as the priority
-(sd-daemon(3)) and adds time and process itself; elsewhere a line begins with the time and the process.
+Where stderr is the journal, it reads a `<n>` prefix as the priority (sd-daemon(3)) and adds time and process itself;
+elsewhere a line begins with the time and the process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ INFO: Final = "info"
 DEBUG: Final = "debug"
 
 _PRIORITY: Final = {ERROR: 3, WARNING: 4, NOTICE: 5, INFO: 6, DEBUG: 7}  # syslog(3)
-_JOURNAL: Final = "JOURNAL_STREAM" in os.environ
 _stderr: Final = select.poll()
 _stderr.register(2, select.POLLOUT)
 _process = "hotproxy"
@@ -32,7 +31,7 @@ def name_process(name: str) -> None:
 
 def log(level: str, text: str) -> None:
     """Write `text`, each of its lines as one; a stderr that is gone or full loses it, nothing else."""
-    if _JOURNAL:
+    if _is_journal():
         head = f"<{_PRIORITY[level]}>{_process}: "
     else:
         now_s = time.time()
@@ -40,6 +39,22 @@ def log(level: str, text: str) -> None:
         head = f"{stamp}.{int(now_s * 1000) % 1000:03}Z {level} {_process}: "
     lines = "".join(f"{head}{line}\n" for line in text.splitlines() or [""])
     write_raw(lines.encode(errors="replace"))
+
+
+def for_stderr(level: str, text: str) -> str:
+    """What a person is told, as it is; in the journal each of its lines with its priority."""
+    if not _is_journal():
+        return text
+    return "\n".join(f"<{_PRIORITY[level]}>{line}" for line in text.splitlines())
+
+
+def _is_journal() -> bool:
+    """JOURNAL_STREAM names the stream that systemd has made (systemd.exec(5)); who redirects stderr inherits it too."""
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def write_raw(data: bytes) -> None:

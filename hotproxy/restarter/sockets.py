@@ -8,6 +8,8 @@ So a reload finds it again, whatever the listener is called by then, and `127.0.
     readopt   it is of an earlier supervisor, and brings its sockets along
     discard   it failed: what it brought and nobody listens on is closed; the rest is for its predecessor, or shut down
 
+Sockets that systemd listens on (`activate`) are found by their address, and nothing here ever shuts them down.
+
 Nothing listens here: a socket that listens while nobody accepts takes its share of the connections (95 of 200
 were seen) and answers none. The slot calls listen() immediately before it accepts.
 """
@@ -21,8 +23,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from hotproxy.restarter.activation import bound_to, is_bound_to, listening_socket
 from hotproxy.restarter.bind import BindRefused, OursAsker, UnixPath, bind_tcp, bind_unix
-from hotproxy.restarter.hello import Hello, HelloError, WantedAddress
+from hotproxy.restarter.hello import Hello, HelloError, WantedAddress, WantedListener
 from hotproxy.restarter.log import WARNING, log
 
 Identity = str
@@ -32,13 +35,15 @@ SO_COOKIE: Final = 57  # asm-generic/socket.h; Python has no name for it
 
 @dataclass(slots=True, eq=False)
 class OwnedSocket:
-    """One socket. `path` is set for unix sockets."""
+    """One socket. `path` is set for unix sockets of ours. `kept`: systemd holds it too, and clients wait in it for our
+    next start: never shut down."""
 
     identity: Identity
     slot: int
     shared: bool
     sock: socket.socket
     path: UnixPath | None = None
+    kept: bool = False
 
     @property
     def listening(self) -> bool:
@@ -48,16 +53,16 @@ class OwnedSocket:
     def to_wire(self) -> list[Any]:
         """For the next version of this supervisor, which gets the descriptor too."""
         path = [self.path.path, self.path.staged, *self.path.inode] if self.path is not None else None
-        return [self.sock.fileno(), self.identity, self.slot, self.shared, path]
+        return [self.sock.fileno(), self.identity, self.slot, self.shared, path, self.kept]
 
     @classmethod
     def from_wire(cls, wire: Sequence[Any]) -> OwnedSocket:
         """Raises ValueError, TypeError, OSError."""
-        fd, identity, slot, shared, path = wire
+        fd, identity, slot, shared, path, kept, *_ = wire
         sock = socket.socket(fileno=fd)
         os.set_inheritable(fd, False)
         where = UnixPath(path[0], path[1], (path[2], path[3])) if path is not None else None
-        return cls(identity, slot, shared, sock, where)
+        return cls(identity, slot, shared, sock, where, kept)
 
     @property
     def inode(self) -> tuple[int, int]:
@@ -72,6 +77,9 @@ class OwnedSocket:
     def shut(self) -> None:
         """No connection can arrive any more, whoever holds a copy; then close. Again: nothing."""
         if self.sock.fileno() < 0:
+            return
+        if self.kept:
+            self.close()
             return
         try:
             self.sock.shutdown(socket.SHUT_RDWR)
@@ -106,6 +114,13 @@ class SocketTable:
     def __len__(self) -> int:
         return len(self._sockets)
 
+    def activate(self, name: str, fd: int) -> None:
+        """A socket that systemd listens on, passed as `name`. Raises HotproxyError for one that can't be served."""
+        sock = listening_socket(name, fd)
+        identity = f"{name} {bound_to(sock)}"  # no address: a name has no colon in it
+        slot = len(self._of(identity))  # with ReusePort= there may be several
+        self._sockets[identity, slot] = OwnedSocket(identity, slot, True, sock, kept=True)
+
     def acquire(self, hello: Hello) -> Lease:
         """The sockets that `hello` asks for. Raises BindRefused; then nothing has changed."""
         lease = Lease()
@@ -117,8 +132,7 @@ class SocketTable:
                     place = (address.host, address.port)
                     if address.port and places.setdefault(place, address.text) != address.text:
                         raise BindRefused(f"{address.text} of listener '{listener.name}' is {places[place]} as well")
-                    shared = listener.shared or address.family == "unix"
-                    identity = _identity(listener.name, address)
+                    identity, shared = self._identity_of(listener, address)
                     if identity in lease.names:
                         other = lease.names[identity][0]
                         raise BindRefused(f"listeners '{other}' and '{listener.name}' both want {address.text}")
@@ -127,6 +141,7 @@ class SocketTable:
                         self._acquire_address(lease, identity, address, 1 if shared else hello.slots, shared)
                     except BindRefused as refused:
                         raise BindRefused(f"listener '{listener.name}': {refused}") from None
+            self._refuse_idle(lease)
         except BindRefused:
             for owned in lease.created:
                 self._forget(owned)
@@ -143,10 +158,11 @@ class SocketTable:
         try:
             for listener in hello.listeners:
                 for address in listener.addresses:
-                    if not (listener.shared or address.family == "unix"):
-                        self._acquire_address(lease, _identity(listener.name, address), address, slots, False)
+                    identity, shared = self._identity_of(listener, address)
+                    if not shared:
+                        self._acquire_address(lease, identity, address, slots, False)
                     else:
-                        lease.sockets += self._of(_identity(listener.name, address))
+                        lease.sockets += self._of(identity)
         except BindRefused:
             for owned in lease.created[created:]:
                 self._forget(owned)
@@ -273,6 +289,19 @@ class SocketTable:
             lease.sockets.append(owned)
             lease.created.append(owned)
 
+    def _identity_of(self, listener: WantedListener, address: WantedAddress) -> tuple[Identity, bool]:
+        """Under which identity its sockets are known, and whether all slots share them."""
+        for owned in self._sockets.values():
+            if owned.kept and is_bound_to(owned.sock, address):
+                return owned.identity, True
+        return _identity(listener.name, address), listener.shared or address.family == "unix"
+
+    def _refuse_idle(self, lease: Lease) -> None:
+        """systemd goes on listening whatever we do: its clients would wait for ever. Raises BindRefused."""
+        idle = [owned.identity for owned in self._sockets.values() if owned.kept and owned.identity not in lease.names]
+        if idle:
+            raise BindRefused(f"systemd listens on {', '.join(idle)}, and no listener has this address")
+
     def _of(self, identity: Identity) -> list[OwnedSocket]:
         found = [owned for owned in self._sockets.values() if owned.identity == identity]
         return sorted(found, key=lambda owned: owned.slot)
@@ -294,7 +323,4 @@ def _identity(listener: str, address: WantedAddress) -> Identity:
 
 
 def bound_text(owned: OwnedSocket) -> str:
-    if owned.path is not None:
-        return f"unix:{owned.path.path}"
-    host, port = owned.sock.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"unix:{owned.path.path}" if owned.path is not None else bound_to(owned.sock)

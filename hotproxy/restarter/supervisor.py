@@ -31,7 +31,7 @@ from hotproxy.restarter.instance_dir import SUPERVISOR_SOCKET, InstanceLock
 from hotproxy.restarter.kernel import become_subreaper, set_process_name
 from hotproxy.restarter.ledger import Ledger
 from hotproxy.restarter.live import DEAF_TICKS, LiveGeneration
-from hotproxy.restarter.log import ERROR, INFO, NOTICE, WARNING, log, name_process
+from hotproxy.restarter.log import ERROR, INFO, NOTICE, WARNING, for_stderr, log, name_process
 from hotproxy.restarter.loop import Loop
 from hotproxy.restarter.moves import Moves
 from hotproxy.restarter.recycling import Recycling
@@ -42,7 +42,7 @@ from hotproxy.restarter.resume import NOTHING, Inherited, read_or_none
 from hotproxy.restarter.sockets import OwnedSocket, SocketTable
 from hotproxy.restarter.spawn import spawn
 from hotproxy.restarter.survivors import WAIT_S, Survivors
-from hotproxy.restarter.systemd import Notifier
+from hotproxy.restarter.systemd import Notifier, passed_descriptors
 
 # Before HELLO nothing is known of a generation's own deadlines: interpreter, imports, config.
 HELLO_S: Final = 30.0
@@ -120,10 +120,15 @@ class Supervisor:
         _allow_all_descriptors()
         self._requests.hear_signals()
         try:
+            for name, fd in passed_descriptors():
+                self.sockets.activate(name, fd)
             self.commands = self._listen(directory / SUPERVISOR_SOCKET, inherited.commands)
         except OSError as error:
             self.lock.release()
             raise HotproxyError(f"{directory / SUPERVISOR_SOCKET}: {error.strerror}") from None
+        except HotproxyError:
+            self.lock.release()
+            raise
         self._resume()
         try:
             awaits = self.survivors.begin()
@@ -349,7 +354,7 @@ class Supervisor:
     def give_up(self, why: str) -> None:
         """The first generation can't be: `hotproxy run` ends, and its user reads why, as it was said."""
         self._exit_code = EXIT_REFUSED
-        print(why, file=sys.stderr, flush=True)
+        print(for_stderr(ERROR, why), file=sys.stderr, flush=True)
         self.stopping = True
         self.restarts.close()
         self.recycling.close()

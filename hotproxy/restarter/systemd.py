@@ -1,4 +1,4 @@
-"""The conversation with systemd: sd_notify(3) without a library.
+"""The conversation with systemd: sd_notify(3) and sd_listen_fds(3) without a library.
 
 READY=1 is sent when every slot accepts, RELOADING=1 with MONOTONIC_USEC when a restart begins (Type=notify-reload
 hangs without it), STOPPING=1 at the end, WATCHDOG=1 at half of the interval that WATCHDOG_USEC asks for.
@@ -10,13 +10,44 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Final
+
+from hotproxy.errors import HotproxyError
 
 # systemd ignores a whole message above PIPE_BUF (4096 bytes; NOTIFY_BUFFER_MAX), and READY=1 with it.
 MAX_STATUS_BYTES: Final = 2000
 # What waits for a manager that does not read now; a reload is two messages.
 MAX_WAITING: Final = 16
+# SD_LISTEN_FDS_START: 0, 1 and 2 are the standard streams.
+FIRST_PASSED: Final = 3
+
+
+def passed_descriptors(environment: MutableMapping[str, str] = os.environ) -> list[tuple[str, int]]:
+    """What systemd has passed to this process: (FileDescriptorName= or FDNAME=, descriptor), in its order.
+
+    They are ours from now on: no child inherits them, and the variables are gone, so that nobody takes them twice.
+    Raises HotproxyError when the variables contradict each other or the descriptors are not there: a socket that is
+    passed and not accepted on would be a black hole.
+    """
+    pid = environment.pop("LISTEN_PID", "")
+    count = environment.pop("LISTEN_FDS", "")
+    names = environment.pop("LISTEN_FDNAMES", "")
+    environment.pop("LISTEN_PIDFDID", None)  # says the same as LISTEN_PID, since systemd 259
+    if pid != str(os.getpid()):
+        return []  # meant for a process before us that did not clean up
+    if not count.isascii() or not count.isdigit():
+        raise HotproxyError(f"LISTEN_FDS is {count!r}, not a number")
+    fds = range(FIRST_PASSED, FIRST_PASSED + int(count))
+    named = names.split(":") if names else ["unknown"] * len(fds)  # so systemd calls what has no name
+    if len(named) != len(fds):
+        raise HotproxyError(f"LISTEN_FDS is {count}, and LISTEN_FDNAMES has {len(named)} names")
+    for fd in fds:
+        try:
+            os.set_inheritable(fd, False)
+        except OSError as error:
+            raise HotproxyError(f"LISTEN_FDS is {count}, and descriptor {fd} is not open: {error.strerror}") from None
+    return list(zip(named, fds, strict=True))
 
 
 class Notifier:

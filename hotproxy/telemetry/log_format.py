@@ -15,6 +15,7 @@ from typing import Final
 
 from hotproxy.telemetry import log_operators as op
 from hotproxy.telemetry import log_values as values
+from hotproxy.telemetry import proxy_tlvs
 from hotproxy.telemetry.line import tame_line
 from hotproxy.telemetry.log_operators import OPERATORS, Operator
 from hotproxy.telemetry.log_time import StartTime
@@ -59,7 +60,8 @@ JSON_KEYS: Final[tuple[tuple[str, Operator | None], ...]] = (
 _COMMAND: Final = re.compile(r"%([A-Z0-9_]+)(?:\(([^)]*)\))?(?::([0-9]+))?%")
 _NAME: Final = re.compile(r"%([A-Za-z0-9_]*)")
 _FIELD_NAME: Final = re.compile(r":?[A-Za-z0-9!#$&'*+.^_`|~-]+")
-_WITH_ARGUMENT: Final = ("START_TIME", "REQ", "RESP")
+_WITH_ARGUMENT: Final = ("START_TIME", "REQ", "RESP", "DYNAMIC_METADATA")
+_TLV_NUMBER: Final = re.compile(r"0x[0-9a-fA-F]{2}")
 
 # When a JSON line is too long for its pipe, the client's values are cut to so many bytes each until it fits.
 _CUTS: Final = (1024, 256, 64)
@@ -173,9 +175,26 @@ def _operator(match: re.Match[str]) -> Operator:
             return StartTime(argument) if argument else StartTime()
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
+    limit = int(length) if length is not None else 0
+    if name == "DYNAMIC_METADATA":
+        return op.Wire(_tlv(argument or "", where), limit)
     if not argument:
         raise ValueError(f"{where} needs the name of a field: %{name}(USER-AGENT)%")
-    return op.Wire(_field(name, argument, where), int(length) if length is not None else 0)
+    return op.Wire(_field(name, argument, where), limit)
+
+
+def _tlv(argument: str, where: str) -> Callable[[StreamInfo], str]:
+    """The one namespace that there is, and the name or number of a TLV in it."""
+    namespace, _, key = argument.partition(":")
+    if namespace != proxy_tlvs.NAMESPACE:
+        raise ValueError(f"{where}: the only metadata are {proxy_tlvs.NAMESPACE}:PP2_TYPE_AUTHORITY and its like")
+    if _TLV_NUMBER.fullmatch(key):
+        return values.Tlv(int(key, 16), in_ssl=False).get
+    kind = proxy_tlvs.TYPES.get(key, proxy_tlvs.SSL_TYPES.get(key))
+    if kind is None:
+        known = ", ".join([*proxy_tlvs.TYPES, *proxy_tlvs.SSL_TYPES])
+        raise ValueError(f"{where}: {key!r} is neither the number of a TLV, such as 0xEA, nor one of {known}")
+    return values.Tlv(kind, key in proxy_tlvs.SSL_TYPES).get
 
 
 def _field(name: str, argument: str, where: str) -> Callable[[StreamInfo], str]:

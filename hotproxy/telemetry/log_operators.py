@@ -164,10 +164,11 @@ OPERATORS: Final[dict[str, Operator]] = {
     "UPSTREAM_HOST": Text(values.upstream_remote),
     "UPSTREAM_CLUSTER": Text(values.cluster),
     "UPSTREAM_REQUEST_ATTEMPT_COUNT": Number(values.attempts),
+    "REQUESTED_SERVER_NAME": Wire(values.requested_server_name),
     "HOSTNAME": Text(values.Constant(socket.gethostname()).get),
     **_address("DOWNSTREAM_REMOTE", values.downstream_remote),
-    # The same until a proxy's word (PROXY protocol, x-forwarded-for) is believed about who the client is.
-    **_address("DOWNSTREAM_DIRECT_REMOTE", values.downstream_remote),
+    # Who has connected to us, where a proxy has announced who its client is.
+    **_address("DOWNSTREAM_DIRECT_REMOTE", values.downstream_direct_remote),
     **_address("DOWNSTREAM_LOCAL", values.downstream_local),
     **_address("UPSTREAM_REMOTE", values.upstream_remote),
     **_address("UPSTREAM_LOCAL", values.upstream_local),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from hotproxy.telemetry import proxy_tlvs
 from hotproxy.telemetry.stream_info import HeadersView, StreamInfo
 
 ABSENT: Final = -1
@@ -141,8 +142,16 @@ def downstream_remote(info: StreamInfo) -> str:
     return info.downstream_remote
 
 
+def downstream_direct_remote(info: StreamInfo) -> str:
+    return info.downstream_direct_remote or info.downstream_remote
+
+
 def downstream_local(info: StreamInfo) -> str:
     return info.downstream_local
+
+
+def requested_server_name(info: StreamInfo) -> str:
+    return info.requested_server_name
 
 
 def upstream_remote(info: StreamInfo) -> str:
@@ -206,6 +215,24 @@ class Field:
 
     def get(self, info: StreamInfo) -> str:
         return _field(info.response_headers if self._response else info.request_headers, self._name)
+
+
+class Tlv:
+    """`%DYNAMIC_METADATA(envoy.filters.listener.proxy_protocol:key)%`: a TLV of the PROXY header, as it came."""
+
+    __slots__ = ("_in_ssl", "_kind")
+
+    def __init__(self, kind: int, in_ssl: bool) -> None:
+        self._kind = kind
+        self._in_ssl = in_ssl
+
+    def get(self, info: StreamInfo) -> str:
+        if not info.tlvs:
+            return ""
+        found = (
+            proxy_tlvs.find_in_ssl(info.tlvs, self._kind) if self._in_ssl else proxy_tlvs.find(info.tlvs, self._kind)
+        )
+        return found.decode("latin-1")
 
 
 class Either:

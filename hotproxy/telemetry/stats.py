@@ -42,10 +42,11 @@ class Scope:
 
     scope: ClassVar[str]
     tag: ClassVar[str]  # Envoy's label for the listener or cluster
+    part: ClassVar[str] = ""  # between name and statistic
 
     def __init__(self, slab: Slab, name: str) -> None:
         for last, kind, _, _ in _table(type(self)):
-            full = f"{self.scope}.{name}.{last}"
+            full = f"{self.scope}.{name}.{self.part}{last}"
             if kind == COUNTER:
                 setattr(self, last, slab.counter(full))
             elif kind == HISTOGRAM:
@@ -56,7 +57,7 @@ class Scope:
     @classmethod
     def declare(cls, name: str) -> list[Stat]:
         """The schema of one listener or cluster called `name`."""
-        first = f"{cls.scope}.{name}."
+        first = f"{cls.scope}.{name}.{cls.part}"
         own = (cls.tag, name)
         return [Stat(first + last, kind, (*tags, own), family) for last, kind, tags, family in _table(cls)]
 
@@ -91,7 +92,8 @@ def _read_table(scope: type[Scope]) -> list[_Row]:
         if last[-2:] == "xx":  # downstream_rq_2xx -> family downstream_rq_xx, class 2
             tags = (("envoy_response_code_class", last[-3]),)
             last = f"{last[:-3]}xx"
-        family = f"{'hotproxy' if field.type == 'OwnCounter' else 'envoy'}_{scope.scope}_{last}"
+        part = scope.part.replace(".", "_")
+        family = f"{'hotproxy' if field.type == 'OwnCounter' else 'envoy'}_{scope.scope}_{part}{last}"
         rows.append((field.name, _KINDS[str(field.type)], tags, family))
     return rows
 
@@ -108,6 +110,53 @@ class ListenerStats(Scope):
     downstream_cx_destroy: Counter
     downstream_cx_overflow: Counter  # refused: max_connections
     downstream_cx_accept_failed: OwnCounter  # accept() had no descriptor or memory left (EMFILE, ENFILE, ...)
+    downstream_pre_cx_timeout: Counter  # no whole PROXY header or ClientHello within listener_filters_timeout
+
+
+@dataclass(init=False, slots=True)
+class ProxyVersion1Stats(Scope):
+    scope: ClassVar[str] = "proxy_proto"
+    tag: ClassVar[str] = "envoy_proxy_protocol_prefix"
+    part: ClassVar[str] = "versions.v1."
+
+    found: Counter
+    error: Counter
+
+
+@dataclass(init=False, slots=True)
+class ProxyVersion2Stats(Scope):
+    scope: ClassVar[str] = "proxy_proto"
+    tag: ClassVar[str] = "envoy_proxy_protocol_prefix"
+    part: ClassVar[str] = "versions.v2."
+
+    found: Counter
+    error: Counter
+
+
+@dataclass(init=False, slots=True)
+class ProxyProtocolStats(Scope):
+    """What trusted proxies have said about their clients; the connection of each `error` and `disallowed` is closed."""
+
+    scope: ClassVar[str] = "proxy_proto"
+    tag: ClassVar[str] = "envoy_proxy_protocol_prefix"
+
+    not_found_disallowed: Counter
+    not_found_allowed: Counter
+    _versions: dict[int, ProxyVersion1Stats | ProxyVersion2Stats]
+
+    def __init__(self, slab: Slab, name: str) -> None:
+        Scope.__init__(self, slab, name)
+        self._versions = {1: ProxyVersion1Stats(slab, name), 2: ProxyVersion2Stats(slab, name)}
+
+    @classmethod
+    def declare(cls, name: str) -> list[Stat]:
+        own: list[Stat] = Scope.declare.__func__(cls, name)  # type: ignore[attr-defined]
+        return own + ProxyVersion1Stats.declare(name) + ProxyVersion2Stats.declare(name)
+
+    def count_header(self, version: int, found: bool) -> None:
+        """A whole header, or one that broke the rules of its version."""
+        versions = self._versions[version]
+        (versions.found if found else versions.error).inc()
 
 
 @dataclass(init=False, slots=True)
@@ -166,7 +215,8 @@ class TcpStats(Scope):
     downstream_cx_total: Counter
     downstream_cx_rx_bytes_total: Counter
     downstream_cx_tx_bytes_total: Counter
-    downstream_cx_no_route: Counter  # its cluster does not exist
+    downstream_cx_no_route: Counter  # no route fits, or its cluster does not exist
+    client_hello_too_large: OwnCounter
     downstream_cx_drain_close: OwnCounter  # cut at the drain deadline
     idle_timeout: Counter
 

@@ -48,7 +48,11 @@ FIELDS: Final = (  # the order of `dump()`: new ones come last
         "downstream_remote", "downstream_local", "upstream_remote", "upstream_local",
         "listener", "virtual_host", "route", "cluster", "attempts", "upstream_connect_s", "upstream_service_time_ms",
         "request_headers", "response_headers",
+        "downstream_direct_remote", "tlvs", "requested_server_name",
 )  # fmt: skip
+# What the records of version 1 have.
+_FIRST_FIELDS: Final = 32
+_HEADERS: Final = ("request_headers", "response_headers")
 
 
 class StreamInfo:
@@ -89,20 +93,25 @@ class StreamInfo:
         self.upstream_service_time_ms = -1  # -1: no upstream answered
         self.request_headers: HeadersView | None = None  # for %REQ()%: the fields the log may name; None for TCP
         self.response_headers: HeadersView | None = None  # for %RESP()%; None until an answer has begun
+        self.downstream_direct_remote = ""  # of the proxy that has announced its client; "" where nobody has
+        self.tlvs = b""  # of its PROXY header, as they came (`proxy_tlvs`)
+        self.requested_server_name = ""  # SNI of a TLS client
 
     def dump(self) -> list[object]:
         """The values in the order of `FIELDS`, msgpack's types only. The version is that of the connection."""
         values: list[object] = [getattr(self, name) for name in FIELDS]
-        values[-2] = _pairs(self.request_headers)
-        values[-1] = _pairs(self.response_headers)
+        for name in _HEADERS:
+            values[FIELDS.index(name)] = _pairs(getattr(self, name))
         return values
 
     @classmethod
     def load(cls, values: list[object]) -> StreamInfo:
-        """The inverse of `dump()`; ValueError when the number of values or the shape of one is another."""
+        """The inverse of `dump()`, also of an older one; ValueError for another number of values, or another shape."""
+        if len(values) not in (_FIRST_FIELDS, len(FIELDS)):
+            raise ValueError(f"stream info: {len(values)} values")
         info = cls()
-        for name, value in zip(FIELDS, values, strict=True):
-            if name in ("request_headers", "response_headers"):
+        for name, value in zip(FIELDS, values, strict=False):
+            if name in _HEADERS:
                 setattr(info, name, _view(value))
             elif name == "flags":
                 info.flags = _flags(value)

@@ -20,3 +20,4 @@ class Cluster:
     connect_timeout_s: float
     idle_timeout_s: float  # how long an unused connection to an endpoint is kept
     stats: ClusterStats
+    proxy_protocol: int = 0  # the version of the PROXY header that begins each connection; 0: none

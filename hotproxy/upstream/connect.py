@@ -1,6 +1,7 @@
 """One non-blocking connect, without a task: the owner is called when it has come about, or why it has not.
 
-    start() --> connecting --writable, no error--> on_connected(sock)        the socket is the owner's from then on
+    start() --> connecting --writable, no error--> on_connected(sock)        the socket is the owner's from then on,
+                    |                                                        and the `preface` has been sent
                     |------ error, or timeout ---> on_connect_failed(...)    the descriptor is closed
                     \\------ cancel() -----------> (nothing more is called)
 
@@ -51,13 +52,23 @@ class ConnectAttempt:
     """To one endpoint, at most `timeout_s` seconds (0 = as long as the kernel tries). Used once."""
 
     __slots__ = (
-        "_code", "_frozen", "_loop", "_owner", "_sock", "_timer", "_watched", "_wheel", "deadline_s", "endpoint",
+        "_code", "_frozen", "_loop", "_owner", "_preface", "_sock", "_timer", "_watched", "_wheel", "deadline_s",
+        "endpoint",
     )  # fmt: skip
 
-    def __init__(self, endpoint: Endpoint, timeout_s: float, owner: ConnectOwner, runtime: ConnectRuntime) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        timeout_s: float,
+        owner: ConnectOwner,
+        runtime: ConnectRuntime,
+        preface: bytes = b"",
+    ) -> None:
+        """`preface`: a PROXY header. It comes before everything else, a handshake of TLS too."""
         self.endpoint = endpoint
         self.deadline_s = runtime.wheel.clock.now_s() + timeout_s if timeout_s > 0.0 else 0.0
         self._owner: ConnectOwner | None = owner
+        self._preface = preface
         self._loop = runtime.loop
         self._wheel = runtime.wheel
         self._sock: socket.socket | None = None
@@ -75,7 +86,7 @@ class ConnectAttempt:
             return
         self._sock = sock
         if family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.endpoint.options.apply(sock)
         if self.deadline_s:
             self._wheel.arm_at(self._timer, self.deadline_s)
         self._connect(sock)
@@ -126,6 +137,11 @@ class ConnectAttempt:
         if code:
             self._fail(CONNECT_FAILURE, os.strerror(code))
             return
+        if self._preface:
+            error = _send_whole(sock, self._preface)
+            if error:
+                self._fail(CONNECT_FAILURE, error)
+                return
         self._loop.remove_writer(sock.fileno())
         self._sock = None
         self._timer.drop()
@@ -167,6 +183,15 @@ class ConnectAttempt:
         if sock is not None:
             self._loop.remove_writer(sock.fileno())
             sock.close()
+
+
+def _send_whole(sock: socket.socket, preface: bytes) -> str:
+    """Why it could not be sent, "" if it was: the buffer of a new socket is empty, and has room for any header."""
+    try:
+        sent = sock.send(preface)
+    except OSError as error:  # reset in this very moment
+        return error.strerror or str(error)
+    return "" if sent == len(preface) else "no room for the PROXY header"
 
 
 def _is_connected_to_itself(sock: socket.socket) -> bool:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import socket
 
 from hotproxy.config.address import Address
+from hotproxy.net.socket_options import DEFAULT, SocketOptions
 
 
 class Endpoint:
     """`active` counts the requests (TCP: connections) of this worker; whoever uses the endpoint keeps it right."""
 
-    __slots__ = ("active", "address", "authority", "family", "name", "sockaddr", "weight")
+    __slots__ = ("active", "address", "authority", "family", "name", "options", "sockaddr", "weight")
 
-    def __init__(self, address: Address, weight: int = 1) -> None:
+    def __init__(self, address: Address, weight: int = 1, options: SocketOptions = DEFAULT) -> None:
         """Raises ValueError for a host that is no IP address: nothing on the data path may wait for a name."""
         self.address = address
         self.name = str(address)
         # RFC 9110 section 7.2: what Host says where the request has none (HTTP/1.0).
         self.authority = b"localhost" if address.family == "unix" else self.name.encode()
         self.weight = weight
+        self.options = options  # of every connection to it
         self.active = 0
         self.family, self.sockaddr = _socket_address(address)
 

@@ -14,13 +14,15 @@ import socket
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from hotproxy.saved import saved_record, saved_text
+from hotproxy.saved import saved_text, saved_version
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.upstream_connection import Keeper, PoolRuntime, UpstreamConnection, read_upstream
 
 KIND: Final = "http1_idle"
-DUMP_VERSION: Final = 1
+DUMP_VERSION: Final = 2
 _KEYS: Final = frozenset(("kind", "version", "cluster", "upstream"))
+# The upstream connection has a version of its own; that of this record says which one an older reader would find.
+_SHAPES: Final = {1: _KEYS, DUMP_VERSION: _KEYS}
 
 
 class Clusters(Protocol):
@@ -73,6 +75,7 @@ class IdleUpstream:
 
     def start(self) -> None:
         """As `thaw`, for one that was loaded."""
+        self._upstream.endpoint.options.apply_again(self._upstream.connection.sock)
         self.thaw()
 
     def release(self) -> None:
@@ -86,7 +89,7 @@ class IdleUpstream:
 
 def load_idle(state: object, sock: socket.socket, keeper: Keeper, runtime: IdleRuntime) -> IdleUpstream:
     """See `Pools.load_idle`."""
-    record = saved_record(state, KIND, DUMP_VERSION, _KEYS)
+    record = saved_version(state, KIND, _SHAPES)
     name = saved_text(record, "cluster")
     cluster = runtime.snapshot.clusters.get(name)
     if cluster is None:

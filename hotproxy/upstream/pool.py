@@ -3,6 +3,9 @@
 Idle connections are a stack: the one used last is the least likely to have been closed by the origin meanwhile, and
 those that a burst has opened sink to the bottom and time out. They are watched while they are idle, so that most dead
 ones are gone before anybody takes them.
+
+A connection that began with a PROXY header is its client's for ever: `preface` is that header, b"" for all others. Such
+connections are taken by the same client only, and closed when it leaves (Envoy has a pool for each client's address).
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ class Connector(Protocol):
     """Makes connects: `ConnectAttempt`, or a fake."""
 
     def __call__(
-        self, endpoint: Endpoint, timeout_s: float, owner: ConnectOwner, runtime: ConnectRuntime
+        self, endpoint: Endpoint, timeout_s: float, owner: ConnectOwner, runtime: ConnectRuntime, preface: bytes = b""
     ) -> Connecting: ...
 
 
@@ -50,17 +53,18 @@ class Connecting(Protocol):
 class PoolConnect:
     """One connection on its way into being, for one user."""
 
-    __slots__ = ("_attempt", "_cluster", "_endpoint", "_pools", "_runtime", "_user")
+    __slots__ = ("_attempt", "_cluster", "_endpoint", "_pools", "_preface", "_runtime", "_user")
 
     def __init__(
-        self, cluster: Cluster, endpoint: Endpoint, user: PoolUser, pools: Pools, runtime: PoolRuntime
+        self, cluster: Cluster, endpoint: Endpoint, user: PoolUser, pools: Pools, runtime: PoolRuntime, preface: bytes
     ) -> None:
         self._cluster = cluster
         self._endpoint = endpoint
         self._user: PoolUser | None = user
         self._pools = pools
         self._runtime = runtime
-        self._attempt = pools.connector(endpoint, cluster.connect_timeout_s, self, runtime)
+        self._preface = preface
+        self._attempt = pools.connector(endpoint, cluster.connect_timeout_s, self, runtime, preface)
 
     def start(self) -> None:
         stats = self._cluster.stats
@@ -88,6 +92,7 @@ class PoolConnect:
         user = self._over()
         upstream = UpstreamConnection(sock, self._cluster, self._endpoint, user, self._pools, self._runtime)
         upstream.connection.start()
+        upstream.preface = self._preface
         try:
             user.on_pool_ready(upstream)
         except Exception:
@@ -120,20 +125,23 @@ class PoolConnect:
 class Pools:
     """All keep-alive connections of a worker. They outlive a snapshot: clusters and endpoints are found by name."""
 
-    __slots__ = ("_draining", "_idle", "connector")
+    __slots__ = ("_clients", "_draining", "_idle", "connector")
 
     def __init__(self, connector: Connector = ConnectAttempt) -> None:
         self.connector = connector
-        self._idle: dict[tuple[str, str], list[UpstreamConnection]] = {}
+        self._idle: dict[tuple[str, str, bytes], list[UpstreamConnection]] = {}
+        self._clients: dict[bytes, set[tuple[str, str, bytes]]] = {}  # by preface: where there are idle ones
         self._draining = False
 
-    def take(self, cluster: Cluster, endpoint: Endpoint, user: PoolUser) -> UpstreamConnection | None:
+    def take(
+        self, cluster: Cluster, endpoint: Endpoint, user: PoolUser, preface: bytes = b""
+    ) -> UpstreamConnection | None:
         """An idle connection, or None: connect.
 
         Each is looked at once more (one system call): what the loop has not told us yet may be its end, or bytes that
         nobody has asked for, which would be taken for the answer to this request.
         """
-        idle = self._idle.get((cluster.name, endpoint.name))
+        idle = self._idle.get((cluster.name, endpoint.name, preface))
         while idle:
             upstream = idle.pop()
             if not upstream.connection.is_quiet:
@@ -145,22 +153,38 @@ class Pools:
             return upstream
         return None
 
-    def connect(self, cluster: Cluster, endpoint: Endpoint, user: PoolUser, runtime: PoolRuntime) -> PoolConnect:
+    def connect(
+        self, cluster: Cluster, endpoint: Endpoint, user: PoolUser, runtime: PoolRuntime, preface: bytes = b""
+    ) -> PoolConnect:
         """A new connection; `start()` it. The user is called later, never from inside."""
-        return PoolConnect(cluster, endpoint, user, self, runtime)
+        return PoolConnect(cluster, endpoint, user, self, runtime, preface)
 
     def keep(self, upstream: UpstreamConnection) -> bool:
         """Put it on top of its stack; False: this worker leaves and keeps nothing any more."""
         if self._draining:
             return False
-        self._idle.setdefault((upstream.cluster.name, upstream.endpoint.name), []).append(upstream)
+        key = (upstream.cluster.name, upstream.endpoint.name, upstream.preface)
+        self._idle.setdefault(key, []).append(upstream)
+        if upstream.preface:
+            self._clients.setdefault(upstream.preface, set()).add(key)
         return True
 
     def forget(self, upstream: UpstreamConnection) -> None:
         """It is closed; it may or may not have been idle."""
-        idle = self._idle.get((upstream.cluster.name, upstream.endpoint.name))
+        idle = self._idle.get((upstream.cluster.name, upstream.endpoint.name, upstream.preface))
         if idle is not None and upstream in idle:
             idle.remove(upstream)
+
+    @property
+    def has_clients(self) -> bool:
+        """Does anything idle belong to one client alone?"""
+        return bool(self._clients)
+
+    def leave(self, preface: bytes) -> None:
+        """This client is gone: close what was its own."""
+        for key in self._clients.pop(preface, ()):
+            for upstream in self._idle.pop(key):
+                upstream.close()
 
     def drain(self) -> None:
         """Close what is idle, and everything else when its exchange is over."""
@@ -168,6 +192,7 @@ class Pools:
         for idle in list(self._idle.values()):
             while idle:
                 idle.pop().close()
+        self._clients.clear()
 
     # -- handoff
 

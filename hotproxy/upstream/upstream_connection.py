@@ -15,17 +15,22 @@ from hotproxy.config.address import Address
 from hotproxy.http.codec import Event, RequestHead, Violation
 from hotproxy.http.headers import Headers
 from hotproxy.http.http1_client import Http1ClientCodec
-from hotproxy.net.connection import OPEN, Connection, ConnectionState, Gauge
+from hotproxy.net.connection import OPEN, Connection, Gauge
+from hotproxy.net.connection_state import ConnectionState
 from hotproxy.net.saved_state import read_state
-from hotproxy.saved import saved_bool, saved_int, saved_record, saved_seconds, saved_text
+from hotproxy.saved import saved_bool, saved_bytes, saved_int, saved_seconds, saved_text, saved_version
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.connect import ConnectRuntime
 from hotproxy.upstream.endpoint import Endpoint
 
-DUMP_VERSION: Final = 1
+DUMP_VERSION: Final = 2
 _KEYS: Final = frozenset(
-    ("version", "endpoint", "connection", "codec", "raw", "reused", "responded", "sent_before", "idle_deadline_s")
-)
+    (
+        "version", "endpoint", "connection", "codec", "raw", "reused", "responded", "sent_before", "idle_deadline_s",
+        "preface",
+    )
+)  # fmt: skip
+_SHAPES: Final = {1: _KEYS - {"preface"}, DUMP_VERSION: _KEYS}
 
 
 class UpstreamUser(Protocol):
@@ -72,7 +77,7 @@ class UpstreamConnection:
 
     __slots__ = (
         "_closed", "_idle", "_keeper", "_out", "_sent_before", "_tx_counted", "_wheel", "cluster", "codec",
-        "connection", "endpoint", "local", "raw", "responded", "reused", "user",
+        "connection", "endpoint", "local", "preface", "raw", "responded", "reused", "user",
     )  # fmt: skip
 
     def __init__(
@@ -90,6 +95,7 @@ class UpstreamConnection:
         self.endpoint = endpoint
         self.user = user  # None: idle
         self.local: str | None = None  # our own address as text, once somebody wanted to know
+        self.preface = b""  # the PROXY header that it began with: it is one client's for ever
         self.raw = False  # behind a 101
         self.reused = False  # has carried a request before
         self.responded = False  # a byte of the response to the current request has been read
@@ -274,6 +280,7 @@ class UpstreamConnection:
             "responded": self.responded,
             "sent_before": self._sent_before,
             "idle_deadline_s": self._idle.deadline_s,
+            "preface": self.preface,
         }
 
     @classmethod
@@ -292,6 +299,7 @@ class UpstreamConnection:
         upstream.connection = Connection.load(
             sock, record.connection, upstream, runtime.loop, runtime.wheel, runtime.buffered
         )
+        upstream.preface = record.preface
         upstream.raw = record.raw
         upstream.reused = record.reused
         upstream.responded = record.responded
@@ -313,6 +321,7 @@ class UpstreamRecord(NamedTuple):
     responded: bool
     sent_before: int
     idle_deadline_s: float
+    preface: bytes
 
 
 def read_upstream(state: object, cluster: Cluster) -> UpstreamRecord:
@@ -320,7 +329,7 @@ def read_upstream(state: object, cluster: Cluster) -> UpstreamRecord:
 
     An endpoint that the config no longer has is made once more: the request that it is answering has it.
     """
-    record = saved_record(state, "upstream connection", DUMP_VERSION, _KEYS)
+    record = saved_version(state, "upstream connection", _SHAPES)
     name = saved_text(record, "endpoint")
     endpoint = next((known for known in cluster.endpoints if known.name == name), None)
     connection = read_state(record["connection"])
@@ -333,4 +342,5 @@ def read_upstream(state: object, cluster: Cluster) -> UpstreamRecord:
         saved_bool(record, "responded"),
         saved_int(record, "sent_before", connection["tx"]),
         saved_seconds(record, "idle_deadline_s"),
+        saved_bytes(record, "preface") if record["version"] != 1 else b"",
     )

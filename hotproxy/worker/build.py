@@ -15,6 +15,7 @@ from typing import Final, cast
 from hotproxy.clock import Clock, TimerWheel
 from hotproxy.config import model
 from hotproxy.net.poller import Poller
+from hotproxy.net.socket_options import SocketOptions
 from hotproxy.proxy.connection_manager import ConnectionManager
 from hotproxy.proxy.filter_chain import Terminal
 from hotproxy.proxy.listener import SHARE_OF_DESCRIPTORS, Admission, Listener
@@ -22,12 +23,21 @@ from hotproxy.proxy.route import RouteTable
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import HttpListener, Snapshot, TcpListener
 from hotproxy.proxy.tcp_proxy import TcpProxy
+from hotproxy.proxy.tcp_routes import ClusterChoice, TcpRoutes
+from hotproxy.proxy.trusted_proxies import TrustedProxies
 from hotproxy.shm.cells import Slab
 from hotproxy.shm.schema import COUNTER, Stat
 from hotproxy.telemetry.access_log import AccessLog
 from hotproxy.telemetry.log_format import LogFormat
 from hotproxy.telemetry.log_sink import LogSinks
-from hotproxy.telemetry.stats import AccessLogStats, ClusterStats, HttpStats, ListenerStats, TcpStats
+from hotproxy.telemetry.stats import (
+    AccessLogStats,
+    ClusterStats,
+    HttpStats,
+    ListenerStats,
+    ProxyProtocolStats,
+    TcpStats,
+)
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.endpoint import Endpoint
 from hotproxy.upstream.load_balancer import POLICIES
@@ -58,6 +68,8 @@ def declare_stats(config: model.Config) -> list[Stat]:
     for listener in config.listeners:
         stats += ListenerStats.declare(listener.name)
         stats += HttpStats.declare(listener.name) if listener.tcp is None else TcpStats.declare(listener.name)
+        if listener.proxy_protocol is not None:
+            stats += ProxyProtocolStats.declare(listener.name)
         if listener.access_log is not None:
             stats += AccessLogStats.declare(listener.name)
     for cluster in config.clusters:
@@ -122,6 +134,11 @@ def _listener(config: model.Listener, slab: Slab, logs: LogSinks) -> HttpListene
         log_format = LogFormat.compile(config.access_log.format)
         access_log = AccessLog(log_format, sink, AccessLogStats(slab, config.name))
     listener_stats = ListenerStats(slab, config.name)
+    options = SocketOptions(config.socket_options)
+    trusted = proxy_stats = None
+    if config.proxy_protocol is not None:
+        trusted = TrustedProxies(config.proxy_protocol.trusted, config.proxy_protocol.required)
+        proxy_stats = ProxyProtocolStats(slab, config.name)
     if config.tcp is not None:
         return TcpListener(
             name=config.name,
@@ -132,6 +149,11 @@ def _listener(config: model.Listener, slab: Slab, logs: LogSinks) -> HttpListene
             stats=TcpStats(slab, config.name),
             listener_stats=listener_stats,
             access_log=access_log,
+            filters_timeout_s=config.listener_filters_timeout_s,
+            options=options,
+            proxy_protocol=trusted,
+            proxy_stats=proxy_stats,
+            routes=_tcp_routes(config.tcp),
         )
     return HttpListener(
         name=config.name,
@@ -142,11 +164,33 @@ def _listener(config: model.Listener, slab: Slab, logs: LogSinks) -> HttpListene
         stats=HttpStats(slab, config.name),
         listener_stats=listener_stats,
         access_log=access_log,
+        filters_timeout_s=config.listener_filters_timeout_s,
+        options=options,
+        proxy_protocol=trusted,
+        proxy_stats=proxy_stats,
+        xff_num_trusted_hops=config.xff_num_trusted_hops,
     )
 
 
+def _tcp_routes(config: model.Tcp) -> TcpRoutes | None:
+    """None: everything goes to the one cluster."""
+    if not config.routes and not config.weighted_clusters:
+        return None
+    by_name: dict[str, ClusterChoice] = {}
+    for route in config.routes:
+        choice = _choice(route.cluster, route.weighted_clusters)
+        by_name.update(dict.fromkeys(route.sni, choice))
+    has_rest = config.cluster or config.weighted_clusters
+    return TcpRoutes(by_name, _choice(config.cluster, config.weighted_clusters) if has_rest else None)
+
+
+def _choice(cluster: str, weighted_clusters: tuple[tuple[str, int], ...]) -> ClusterChoice:
+    return ClusterChoice(weighted_clusters or ((cluster, 1),))
+
+
 def _cluster(config: model.Cluster, slab: Slab, random_: random.Random) -> Cluster:
-    endpoints = tuple(Endpoint(endpoint.address, endpoint.weight) for endpoint in config.endpoints)
+    options = SocketOptions(config.socket_options)
+    endpoints = tuple(Endpoint(endpoint.address, endpoint.weight, options) for endpoint in config.endpoints)
     return Cluster(
         name=config.name,
         endpoints=endpoints,
@@ -154,4 +198,5 @@ def _cluster(config: model.Cluster, slab: Slab, random_: random.Random) -> Clust
         connect_timeout_s=config.connect_timeout_s,
         idle_timeout_s=config.idle_timeout_s,
         stats=ClusterStats(slab, config.name),
+        proxy_protocol=config.proxy_protocol,
     )

@@ -7,7 +7,7 @@ second chance when all others have gone. What is left after that stays, and drai
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from hotproxy.proxy.filter_chain import DownstreamConnection
@@ -61,12 +61,20 @@ class Departures:
     `left` is how many clients' connections are still here, frozen ones included: who gives looks at it at the end.
     """
 
-    __slots__ = ("_idle_offers", "_listeners", "_pinned", "_pools", "_returned", "_second_look", "_seen", "_waiting")
+    __slots__ = (
+        "_idle_offers", "_listeners", "_on_bug", "_pinned", "_pools", "_returned", "_second_look", "_seen", "_waiting",
+    )  # fmt: skip
 
     def __init__(
-        self, listeners: Mapping[str, HoldsConnections], pools: HoldsIdle, returned: set[DownstreamConnection]
+        self,
+        listeners: Mapping[str, HoldsConnections],
+        pools: HoldsIdle,
+        returned: set[DownstreamConnection],
+        on_bug: Callable[[str, Exception], None],
     ) -> None:
-        """`returned`: who came back before. They stay; whoever comes back this time is added."""
+        """`returned`: who came back before. They stay; whoever comes back this time is added. `on_bug`: an exception of
+        ours in one connection; the others go on."""
+        self._on_bug = on_bug
         self._listeners = listeners
         self._pools = pools
         self._waiting: Iterator[tuple[str, DownstreamConnection]] | None = None
@@ -94,11 +102,18 @@ class Departures:
             name, connection = found
             if connection not in self._listeners[name].connections:
                 continue  # it has ended meanwhile
-            if connection.freeze():
+            if self._freeze(connection):
                 frozen.append(Departure(name, connection, connection))
             elif not self._second_look:
                 self._pinned.add(connection)
         return frozen
+
+    def _freeze(self, connection: DownstreamConnection) -> bool:
+        try:
+            return connection.freeze()
+        except Exception as error:
+            self._on_bug("a connection can't be frozen", error)
+            return False
 
     def take_back(self, departure: Departure) -> None:
         """Its wave has failed, perhaps because of it: nobody else shall die of the same."""

@@ -96,7 +96,7 @@ class Handoff:
             raise FrameError("stays is true or false")
         channels = _channels(message)
         if self._departures is None:
-            self._departures = Departures(self._listeners, self._runtime.snapshot.pools, self._returned)
+            self._departures = Departures(self._listeners, self._runtime.snapshot.pools, self._returned, self.on_bug)
         idle, clients = self._departures.idle, max(self._departures.left, 1)
         givers = []
         for (number, share, *_), channel in zip(pairs, channels, strict=True):

@@ -23,7 +23,7 @@ from hotproxy.control import main as control_main
 from hotproxy.data_path import why_plain
 from hotproxy.http import kernel as http_kernel
 from hotproxy.net import transfer
-from hotproxy.proxy import http_moving, tcp_moving
+from hotproxy.proxy import http_moving, introduction, tcp_moving
 from hotproxy.restarter.digest import supervisor_code
 from hotproxy.restarter.frames import HANDOFF, HANDOFF_VERSION, PROTOCOL_VERSION
 from hotproxy.restarter.hello import MOVE_S, NO_LIMIT_S, Deadlines, Hello, WantedAddress, WantedListener
@@ -69,7 +69,7 @@ class HotproxyProgram:
             supervisor_digest=supervisor_code(),
             codecs={
                 HANDOFF: HANDOFF_VERSION,
-                **{part.KIND: part.DUMP_VERSION for part in (http_moving, tcp_moving, upstream_moving)},
+                **{part.KIND: part.DUMP_VERSION for part in (http_moving, tcp_moving, introduction, upstream_moving)},
             },
             compiled=not all(_why_not_compiled()),
             pure=orders.pure,

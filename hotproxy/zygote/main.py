@@ -26,7 +26,7 @@ from hotproxy.restarter.spawn import describe_exit
 from hotproxy.shm.cells import Slab, SlabPlace
 from hotproxy.shm.layout import ShmError
 from hotproxy.shm.schema import Schema
-from hotproxy.zygote import orders
+from hotproxy.zygote import messages
 from hotproxy.zygote.child import CONTROL, WORKER, Child, fork
 from hotproxy.zygote.orphan import Supervision, introduce
 from hotproxy.zygote.phases import KNOWN_AS, Phase
@@ -75,7 +75,7 @@ class Zygote:
 
     def _on_message(self, message: Message) -> None:
         try:
-            orders.check(message)
+            messages.check(message)
             self._obey(message)
         except FrameError as error:
             self._refuse(message.kind, error)
@@ -201,7 +201,7 @@ class Zygote:
 
     def _take(self, message: Message) -> None:
         try:
-            orders.check_sockets(message)
+            messages.check_sockets(message)
         except FrameError as error:
             self._fail(str(error))
             return

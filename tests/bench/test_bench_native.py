@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench.peers import native
+from bench.peers import loads, native
 from bench.startup import free_port
 from tests.kit import clients
 from tests.kit.instance import eventually
@@ -77,6 +77,55 @@ def test_whoever_was_due_while_the_proxy_stood_still_has_waited(tmp_path: Path) 
     said = open_loop(tmp_path, stalls_once)
     assert said["p50_us"] > STALL_S * 1e6 / 10
     assert said["p99_us"] > STALL_S * 1e6 / 2
+
+
+LAST = OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+
+
+def through_closes(directory: Path, answer: Callable[[int], bytes]) -> tuple[dict[str, Any], list[tuple[int, int]]]:
+    """As above, with a diary, which is what makes it go on; `answer` is told how many requests came on all connections.
+
+    Returns what it says, and (due, latency) of each request.
+    """
+    (directory / "request").write_bytes(REQUEST)
+    before: list[int] = []  # requests that each connection has had
+    came = 0
+
+    def reply(connection: int, received: bytes) -> bytes | None:
+        nonlocal came
+        before.extend([0] * (connection + 1 - len(before)))
+        if received.count(REQUEST) == before[connection]:
+            return None
+        before[connection] += 1
+        came += 1
+        return answer(came)
+
+    with RecordingOrigin(reply) as origin:
+        port = int(origin.address.rpartition(":")[2])
+        program("open_loop")
+        said = loads.run(loads.open_loop(port, 1, RATE, 1, 7, directory / "request", directory / "diary"), 0)
+    diary = loads.read(directory / "diary")
+    assert said["requests"] == came == len(diary)
+    return said, diary
+
+
+def test_a_request_that_is_cut_fails_and_the_next_one_has_a_new_connection(tmp_path: Path) -> None:
+    said, diary = through_closes(tmp_path, lambda number: b"" if number in (5, 6) else OK)
+    assert (said["failed"], said["closed"], said["unanswered"], said["errors"]) == (2, 0, 0, 0)
+    assert [number for number, (_, after_ns) in enumerate(diary, 1) if after_ns == -1] == [5, 6]
+    assert all(after_ns > 0 for number, (_, after_ns) in enumerate(diary, 1) if number not in (5, 6))
+
+
+def test_whoever_is_asked_to_go_goes_and_nothing_failed(tmp_path: Path) -> None:
+    said, _ = through_closes(tmp_path, lambda number: LAST if number % 10 == 0 else OK)
+    assert (said["failed"], said["closed"], said["unanswered"]) == (0, said["requests"] // 10, 0)
+
+
+def test_the_diary_is_in_the_order_and_on_the_clock_of_everybody(tmp_path: Path) -> None:
+    began_ns = time.monotonic_ns()
+    _, diary = through_closes(tmp_path, lambda number: OK)
+    assert sorted(diary) == diary
+    assert began_ns < diary[0][0] and diary[-1][0] < time.monotonic_ns()
 
 
 @contextlib.contextmanager

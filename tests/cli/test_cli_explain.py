@@ -35,11 +35,18 @@ listeners:
   - name: db
     address: "127.0.0.1:5432"
     tcp: {cluster: api}
+  - name: shared
+    address: "127.0.0.1:5433"
+    proxy_protocol: {trusted: ["0.0.0.0/0"]}
+    tcp:
+      routes: [{sni: [db.example.com], cluster: api}]
+      weighted_clusters: {announced: 1}
   - name: other
     address: "127.0.0.1:81"
     virtual_hosts: [{domains: [other.example.com], cluster: api}]
 clusters:
   - {name: api, endpoints: ["127.0.0.1:9001", {address: "127.0.0.1:9002", weight: 3}], connect_timeout: 2s}
+  - {name: announced, endpoints: ["127.0.0.1:9003"], proxy_protocol: v1}
 """
 
 
@@ -155,6 +162,11 @@ def test_a_field_of_several_lines_is_one(explain: Any) -> None:
 def test_a_tcp_listener(explain: Any) -> None:
     code, story = explain("GET", "http://127.0.0.1:5432/")
     assert code == 0 and "a tcp listener" in story and "2 attempts, then closed UF URX" in story
+
+
+def test_a_tcp_listener_with_routes_sends_what_is_no_tls_to_its_own_cluster(explain: Any) -> None:
+    code, story = explain("GET", "http://127.0.0.1:5433/")
+    assert code == 0 and "announced" in story and "127.0.0.1:9003" in story and "127.0.0.1:9001" not in story
 
 
 def test_json(explain: Any) -> None:

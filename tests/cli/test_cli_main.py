@@ -186,6 +186,21 @@ def test_a_foreign_directory_under_tmp_is_not_used(tmp_path: Path, monkeypatch: 
     assert place.find("a", None).runtime_dir == planted
 
 
+def test_nowhere_to_put_temporary_files_is_no_reason_not_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container with a read-only root `run` ended with "No usable temporary directory found"."""
+
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(place.tempfile, "gettempdir", none)
+    assert place.make("a", None).directory == tmp_path / "a"
+    assert place.find("a", None).directory == tmp_path / "a"
+    assert place.make("b", str(tmp_path)).directory == tmp_path / "b"
+
+
 def test_port_0_is_chosen_before_it_is_shown() -> None:
     chosen = listen.with_free_port(Address.parse("127.0.0.1:0"))
     assert chosen.host == "127.0.0.1" and chosen.port > 0

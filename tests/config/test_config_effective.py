@@ -75,6 +75,32 @@ def routes(timeout_s: float, idle_timeout_s: float) -> st.SearchStrategy[model.R
     return st.builds(lambda match, action: model.Route(**match, **action), matches, actions)
 
 
+# One cluster, or shares for one that is there; both are the same config for whoever connects.
+targets = st.one_of(
+    st.just({"cluster": "c"}), st.integers(1, 1_000_000).map(lambda weight: {"weighted_clusters": (("c", weight),)})
+)
+sni_routes = st.lists(domains.filter(lambda name: not name.isdigit()), min_size=1, max_size=4, unique=True).flatmap(
+    lambda names: st.lists(targets, min_size=len(names), max_size=len(names)).map(
+        lambda to: tuple(model.SniRoute((name,), **one) for name, one in zip(names, to, strict=True))
+    )
+)
+tcp_sections = st.one_of(
+    st.builds(lambda to, *rest: model.Tcp(**to, idle_timeout_s=rest[0], max_connect_attempts=rest[1], routes=rest[2]),
+              targets, durations, st.integers(1, 100), st.just(()) | sni_routes),
+    st.builds(lambda routes: model.Tcp(routes=routes), sni_routes),
+)  # fmt: skip
+networks = st.lists(
+    st.sampled_from(["10.0.0.0/8", "127.0.0.1/32", "::1/128", "fd00::/8", "0.0.0.0/0"]), min_size=1, unique=True
+).map(tuple)
+
+
+def socket_options(defer: st.SearchStrategy[float]) -> st.SearchStrategy[model.SocketOptions]:
+    seconds = st.integers(0, 32767).map(float)
+    keepalive = st.builds(model.TcpKeepalive, seconds, seconds, st.integers(0, 127))
+    patience = st.integers(0, 2_147_483).map(float)
+    return st.builds(model.SocketOptions, st.booleans(), st.none() | keepalive, patience, defer)
+
+
 @st.composite
 def configs(draw: st.DrawFn) -> model.Config:
     listeners = []
@@ -86,9 +112,15 @@ def configs(draw: st.DrawFn) -> model.Config:
         log = draw(
             st.none() | st.builds(model.AccessLog, st.just("/var/$a"), st.sampled_from([None, "json", "%STATUS%"]))
         )
-        limits = {"max_connections": draw(st.integers(0, 10**6)), "backlog": draw(st.integers(1, 65535))}
+        limits = {
+            "max_connections": draw(st.integers(0, 10**6)),
+            "backlog": draw(st.integers(1, 65535)),
+            "proxy_protocol": draw(st.none() | st.builds(model.ProxyProtocol, networks, st.booleans())),
+            "listener_filters_timeout_s": draw(durations),
+            "socket_options": draw(socket_options(st.integers(0, 3600).map(float))),
+        }
         if draw(st.booleans()):
-            tcp = model.Tcp("c", draw(durations), draw(st.integers(1, 100)))
+            tcp = draw(tcp_sections)
             listeners.append(model.Listener(name, addresses, log, tcp, **limits))
             continue
         hosts = []
@@ -97,14 +129,26 @@ def configs(draw: st.DrawFn) -> model.Config:
             found = draw(st.lists(scope, min_size=1, max_size=3))
             hosts.append(model.VirtualHost(domain, (domain,), tuple(found)))
         listeners.append(
-            model.Listener(name, addresses, log, None, tuple(hosts), draw(durations), draw(durations), **limits)
+            model.Listener(
+                name,
+                addresses,
+                log,
+                None,
+                tuple(hosts),
+                draw(durations),
+                draw(durations),
+                **limits,
+                xff_num_trusted_hops=draw(st.integers(0, 100)),
+            )
         )
     tcp_addresses = st.builds(lambda port: Address(TCP, host="127.0.0.1", port=port), ports)
     endpoint_addresses = st.one_of(tcp_addresses, st.just(Address(UNIX, path="/a")))
     endpoint = st.builds(model.EndpointConfig, endpoint_addresses, st.integers(1, 1_000_000))
     endpoints = draw(st.lists(endpoint, min_size=1, max_size=3, unique_by=lambda each: str(each.address)))
     policy = draw(st.sampled_from(["round_robin", "least_request", "random"]))
-    cluster = model.Cluster("c", tuple(endpoints), "static", policy, draw(durations), draw(durations))
+    version = draw(st.integers(0, 2))
+    cluster = model.Cluster("c", tuple(endpoints), "static", policy, draw(durations), draw(durations), version,
+                            draw(socket_options(st.just(0.0))))  # fmt: skip
     admin = draw(st.none() | st.just(model.Admin(Address(TCP, host="127.0.0.1", port=999))))
     return model.Config(
         draw(st.integers(0, 1024)),

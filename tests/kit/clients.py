@@ -8,7 +8,7 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,21 @@ from tests.kit.instance import PATIENCE_S, Instance
 class LoadRun:
     """A running `load.py`. `stop()` gives its counts."""
 
-    def __init__(self, host: str, port: int | str, new_rate: float, keepalive: int, pace_s: float) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int | str,
+        new_rate: float,
+        keepalive: int,
+        pace_s: float,
+        prefix: Sequence[str] = (),
+        diary: bool = False,
+    ) -> None:
         program = Path(__file__).with_name("load.py")
         arguments = [host, str(port), "--new-rate", str(new_rate), "--keepalive", str(keepalive)]
+        arguments += ["--diary"] if diary else []
         self.process = subprocess.Popen(
-            [sys.executable, str(program), *arguments, "--pace", str(pace_s)],
+            [*prefix, sys.executable, str(program), *arguments, "--pace", str(pace_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -30,17 +40,30 @@ class LoadRun:
         assert self.process.stdout.readline() == b"running\n"
 
     def stop(self) -> dict[str, Any]:
-        output, _ = self.process.communicate(timeout=PATIENCE_S)
-        counts: dict[str, Any] = json.loads(output)
-        return counts
+        return counts(self.process, PATIENCE_S)
+
+
+def counts(process: subprocess.Popen[bytes], patience_s: float) -> dict[str, Any]:
+    """What a program of clients prints once its stdin is closed."""
+    output, _ = process.communicate(timeout=patience_s)
+    whole = process.returncode == 0 and output.endswith(b"}\n")
+    assert whole, f"{process.args!r} ended with {process.returncode} and {output[-200:]!r}"
+    found: dict[str, Any] = json.loads(output)
+    return found
 
 
 @contextlib.contextmanager
 def load(
-    port: int | str, new_rate: float = 0, keepalive: int = 0, pace_s: float = 0.4, host: str = "127.0.0.1"
+    port: int | str,
+    new_rate: float = 0,
+    keepalive: int = 0,
+    pace_s: float = 0.4,
+    host: str = "127.0.0.1",
+    prefix: Sequence[str] = (),
+    diary: bool = False,
 ) -> Iterator[LoadRun]:
-    """`host` "unix": `port` is a path."""
-    run = LoadRun(host, port, new_rate, keepalive, pace_s)
+    """`host` "unix": `port` is a path. `prefix`: the command that runs it where the proxy can be reached."""
+    run = LoadRun(host, port, new_rate, keepalive, pace_s, prefix, diary)
     try:
         yield run
     finally:
@@ -129,9 +152,7 @@ class LongLived:
         assert self.process.stdout.readline() == b"running\n"
 
     def stop(self) -> dict[str, Any]:
-        output, _ = self.process.communicate(timeout=2 * PATIENCE_S)
-        counts: dict[str, Any] = json.loads(output)
-        return counts
+        return counts(self.process, 2 * PATIENCE_S)
 
 
 @contextlib.contextmanager

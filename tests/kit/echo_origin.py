@@ -4,8 +4,9 @@
 
 HTTP: `GET /load` gives back X-Number; `GET /ws` with Upgrade is answered 101, and then everything comes back;
 `GET /stream` is an endless body (chunked) of the pattern below, a piece every few milliseconds, until somebody asks for
-`/end`; its last 64 bytes are the SHA-256 of all before them. `POST /upload` (chunked) is answered with the SHA-256 of
-its body and its length. TCP: everything comes back. `GET /answered`: how many requests each path has got.
+`/end`; its last 64 bytes are the SHA-256 of all before them; `GET /stream/100` ends after a hundred pieces.
+`POST /upload` (chunked) is answered with the SHA-256 of its body and its length. TCP: everything comes back.
+`GET /answered`: how many requests each path has got.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ PACE_S: Final = 0.01
 # A new generation has few idle connections at first: thousands of clients may need one at once. Whom the kernel can't
 # queue waits for its retransmissions, half a minute and more when the machine is busy.
 BACKLOG: Final = 16_384
+# RFC 6455, section 1.3: what clients ask with, and the only right answer; HAProxy looks at both.
+WEBSOCKET_KEY: Final = b"dGhlIHNhbXBsZSBub25jZQ=="
+WEBSOCKET_ACCEPT: Final = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 answered: collections.Counter[str] = collections.Counter()
 ended = False
@@ -99,12 +103,14 @@ class Http(asyncio.Protocol):
             self.raw = True
             rest, self.received = self.received, b""
             self.transport.write(
-                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+                b"Sec-WebSocket-Accept: %s\r\n\r\n" % WEBSOCKET_ACCEPT
             )
             self.transport.write(rest)
-        elif path == "/stream":
+        elif path.startswith("/stream"):
             self.transport.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-            self.stream(0, hashlib.sha256())
+            pieces = path.removeprefix("/stream").lstrip("/")
+            self.stream(0, hashlib.sha256(), int(pieces) * PIECE if pieces else None)
         elif path == "/upload":
             self.upload = hashlib.sha256()
         elif path == "/answered":
@@ -116,7 +122,7 @@ class Http(asyncio.Protocol):
     def body(self, data: bytes) -> None:
         self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(data), data))
 
-    def stream(self, at: int, digest: hashlib._Hash) -> None:
+    def stream(self, at: int, digest: hashlib._Hash, end: int | None) -> None:
         if self.transport.is_closing():
             return
         if self.transport.get_write_buffer_size() < 1 << 20:
@@ -124,10 +130,10 @@ class Http(asyncio.Protocol):
             digest.update(data)
             at += PIECE
             self.transport.write(b"%x\r\n%s\r\n" % (len(data), data))
-        if ended:
+        if ended or at == end:
             self.transport.write(b"40\r\n%s\r\n0\r\n\r\n" % digest.hexdigest().encode())
         else:
-            asyncio.get_running_loop().call_later(PACE_S, self.stream, at, digest)
+            asyncio.get_running_loop().call_later(PACE_S, self.stream, at, digest, end)
 
 
 async def serve() -> None:

@@ -16,10 +16,16 @@ import msgpack
 
 from hotproxy.telemetry.stream_info import FIELDS
 from tests.kit.handoff import Handoff
+from tests.kit.introductions import Bench
 from tests.kit.moments import MOMENTS, TCP_MOMENTS, play_tcp
 
 DIRECTORY = Path(__file__).parents[1] / "proxy" / "golden"
 ENDPOINT = "127.0.0.1:9000"
+INTRODUCTION_MOMENTS = {
+    "nothing said": b"",
+    "half a line": b"PROXY TCP4 192.",
+    "half of version 2": b"\r\n\r\n\x00\r\nQUIT",
+}
 # Their size is all that there is to them.
 _BULKY = frozenset(("slow client", "slow endpoint"))
 _REMOTE, _LOCAL = (FIELDS.index(name) for name in ("upstream_remote", "upstream_local"))
@@ -54,6 +60,8 @@ def written_today() -> dict[Path, Records]:
             play.end()
     for name in TCP_MOMENTS:
         add(name, _of_tcp(name))
+    for name, said in INTRODUCTION_MOMENTS.items():
+        add(name, _of_introduction(said))
     return found
 
 
@@ -73,6 +81,17 @@ def _of_tcp(name: str) -> Any:
         state["endpoint"] = state["info"][_REMOTE] = ENDPOINT
         state["info"][_LOCAL] = "127.0.0.1:50000"
     return state
+
+
+def _of_introduction(said: bytes) -> Any:
+    bench = Bench()
+    bench.say(said)
+    introduction = bench.process.only
+    assert introduction.freeze()
+    state = packed(introduction.dump())
+    introduction.thaw()
+    bench.close()
+    return {**state, "peer": "10.0.0.1:5000"}
 
 
 def main() -> None:

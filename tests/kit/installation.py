@@ -19,6 +19,7 @@ class Installation:
         self._edited: set[str] = set()
         venv.create(directory, symlinks=True, with_pip=False)
         self.python = str(directory / "bin" / "python")
+        self.base_python = str(Path(sys.executable).resolve())
         site = directory / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
         self.package = site / "hotproxy"
         shutil.copytree(Path(hotproxy.__file__).parent, self.package, ignore=shutil.ignore_patterns("__pycache__"))

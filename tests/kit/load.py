@@ -10,6 +10,8 @@ give it back. On stdout, at the end, one JSON object:
 
     {"ok": right answers, "requests": requests sent whole, "connects": …, "closes": keep-alive connections that
      ended after `Connection: close`, "failures": {what: how often}, "worst_ms": slowest answer, "statuses": {…}}
+
+`--diary` adds when each of it was: see diary.py.
 """
 
 from __future__ import annotations
@@ -18,13 +20,18 @@ import argparse
 import collections
 import errno
 import heapq
-import json
 import select
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Final
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.kit.diary import ASKED, IDLE, REFUSED, SENT_AWAY, WRONG, Diary, hand_in
+
+HOW: Final = {"connecting": REFUSED, "waiting": ASKED, "thinking": IDLE}
 ANSWER_TIMEOUT_S: Final = 20.0
 MAX_OPEN: Final = 4000
 
@@ -41,6 +48,10 @@ class Client:
         self.received = b""
         self.asked_s = time.monotonic()
         self.number = 0
+
+    @property
+    def kind(self) -> str:
+        return "keep-alive" if self.keepalive else "new"
 
 
 class Load:
@@ -59,6 +70,7 @@ class Load:
         self.ok = self.requests = self.connects = self.closes = self.numbers = self.open_new = 0
         self.worst_s = 0.0
         self.stopping = False
+        self.diary = Diary()
 
     # -- the loop -----------------------------------------------------------------------------------------------
 
@@ -171,22 +183,25 @@ class Load:
         length = int(fields.get(b"content-length", b"-1"))
         if len(body) < length or length < 0:
             if length < 0:
-                self.fail(client, "an answer without Content-Length")
+                self.fail(client, "an answer without Content-Length", WRONG)
             return
         status = int(head.split(b" ", 2)[1])
         self.statuses[status] += 1
-        self.worst_s = max(self.worst_s, time.monotonic() - client.asked_s)
+        took_s = time.monotonic() - client.asked_s
+        self.worst_s = max(self.worst_s, took_s)
         if status != 200:
-            self.fail(client, f"status {status}: {body[:80]!r}")
+            self.fail(client, f"status {status}: {body[:80]!r}", WRONG)
             return
         if body != b"%d\n" % client.number:
-            self.fail(client, f"wrong body {body[:40]!r} for {client.number}")
+            self.fail(client, f"wrong body {body[:40]!r} for {client.number}", WRONG)
             return
         self.ok += 1
+        self.diary.answered(client.kind, took_s)
         if not client.keepalive:
             self.close(client)
         elif fields.get(b"connection", b"").lower() == b"close":
             self.closes += 1
+            self.diary.lost(client.kind, SENT_AWAY)
             self.close(client)
             if not self.stopping:
                 self.connect(keepalive=True)
@@ -196,8 +211,9 @@ class Load:
             pace_s = self.pace_s * (0.75 + 0.5 * (client.number * 0.6180339887 % 1))
             heapq.heappush(self.due, (time.monotonic() + pace_s, client.number, client))
 
-    def fail(self, client: Client, what: str) -> None:
-        self.failures[("keep-alive: " if client.keepalive else "new: ") + what] += 1
+    def fail(self, client: Client, what: str, how: str = "") -> None:
+        self.failures[f"{client.kind}: {what}"] += 1
+        self.diary.lost(client.kind, how or HOW[client.state], what)
         self.close(client)
         if client.keepalive and not self.stopping:
             self.connect(keepalive=True)
@@ -217,9 +233,11 @@ def main() -> None:
     parser.add_argument("--new-rate", type=float, default=0.0)
     parser.add_argument("--keepalive", type=int, default=0)
     parser.add_argument("--pace", type=float, default=0.4)
+    parser.add_argument("--diary", action="store_true")
     arguments = parser.parse_args()
     load = Load(arguments.host, arguments.port, arguments.new_rate, arguments.keepalive, arguments.pace)
-    print(json.dumps(load.run()), flush=True)
+    counts = load.run()
+    hand_in(counts | load.diary.page() if arguments.diary else counts)
 
 
 if __name__ == "__main__":

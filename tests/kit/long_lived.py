@@ -1,4 +1,4 @@
-"""Clients whose connections must survive; a program of its own. Each counts what it sees, and none ever connects anew.
+"""Clients whose connections must survive; a program of its own. Each counts what it sees, and none connects anew.
 
     python long_lived.py '{"http": ["127.0.0.1", 8080], "tcp": …, "origin": …, "keepalive": 100, "websocket": 50,
                            "tcp_pairs": 50, "streams": 4, "uploads": 4, "slow": 2, "pace_s": 0.2}'
@@ -8,11 +8,15 @@
     streams     one endless answer, each byte compared               uploads     one endless request body
     slow        as streams, but read much more slowly than it comes: the proxy holds what is unsent
 
+For proxies that cut connections: `"again": true` connects anew whoever was cut, `"length_s": 20` ends streams and
+uploads after about so long and begins them anew, `"diary": true` adds when each of it was (diary.py).
+
 Prints "running" when every connection has had its first answer, and runs until stdin is closed; then streams and
 uploads are ended and compared, and one JSON object is printed:
 
     {"rounds": {kind: right answers}, "requests": on HTTP connections, "connections": …, "failures": {what: how often},
-     "closes": answers with Connection: close, "worst_ms": {kind: the slowest answer, or longest gap in a stream}}
+     "closes": answers with Connection: close, "answered": requests whose answer has begun,
+     "worst_ms": {kind: the slowest answer, or longest gap in a stream}}
 """
 
 from __future__ import annotations
@@ -32,12 +36,15 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.kit.echo_origin import pattern
+from tests.kit.diary import ASKED, IDLE, REFUSED, SENT_AWAY, WRONG, Diary, hand_in
+from tests.kit.echo_origin import PACE_S, WEBSOCKET_ACCEPT, WEBSOCKET_KEY, pattern
 
 ANSWER_TIMEOUT_S: Final = 30.0
 UPLOAD_PIECE: Final = 2048
 SLOW_READ: Final = 16 * 1024
 SLOW_S: Final = 0.05
+# Before whoever was cut or refused connects anew.
+AGAIN_S: Final = 0.1
 
 
 class Book:
@@ -49,12 +56,45 @@ class Book:
         self.rounds: collections.Counter[str] = collections.Counter()
         self.failures: collections.Counter[str] = collections.Counter()
         self.worst_s: dict[str, float] = {}
-        self.requests = self.closes = self.first = 0
+        self.requests = self.answered = self.closes = self.first = self.number = 0
+        self.again = bool(wishes.get("again"))
+        self.length_s = float(wishes.get("length_s", 0))
+        self.diary = Diary()
         self.clients: list[Client] = []
+        self.connecting: set[asyncio.Task[None]] = set()
         self.stopping = False
 
     def took(self, kind: str, seconds: float) -> None:
         self.worst_s[kind] = max(self.worst_s.get(kind, 0.0), seconds)
+        self.diary.answered(kind, seconds)
+
+    def lost(self, kind: str, how: str, what: str) -> None:
+        self.failures[f"{kind}: {what}"] += 1
+        self.diary.lost(kind, how, what)
+
+    async def connect(self, kind: type[Client], wait_s: float = 0.0) -> None:
+        await asyncio.sleep(wait_s)
+        if self.stopping:
+            return
+        self.number += 1
+        client = kind(self, self.number)
+        loop = asyncio.get_running_loop()
+        host, port = self.wishes["tcp"] if kind is TcpPair else self.wishes["http"]
+        try:
+            if host == "unix":
+                await loop.create_unix_connection(lambda: client, port)
+            else:
+                await loop.create_connection(lambda: client, host, port)
+        except OSError as error:
+            if not self.again:
+                raise
+            self.lost(kind.kind, REFUSED, f"connect: {error}")
+            self.connect_again(kind, AGAIN_S)
+
+    def connect_again(self, kind: type[Client], wait_s: float) -> None:
+        task = asyncio.create_task(self.connect(kind, wait_s))
+        self.connecting.add(task)
+        task.add_done_callback(self.connecting.discard)
 
 
 class Client(asyncio.Protocol):
@@ -69,11 +109,12 @@ class Client(asyncio.Protocol):
         self.received = b""
         self.over = False
         self.greeted = False
+        self.resting = False  # between an answer and the next question
         self.asked_s = time.monotonic()
         self.transport: asyncio.Transport
-        book.clients.append(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.book.clients.append(self)
         self.transport = transport  # type: ignore[assignment]  # uvloop's is no subclass of asyncio.Transport
         self.begin()
 
@@ -90,6 +131,7 @@ class Client(asyncio.Protocol):
         if self.book.stopping:
             self.end()
             return
+        self.resting = True
         pace_s = self.book.pace_s * (0.75 + 0.5 * ((self.number + self.book.rounds[self.kind]) * 0.6180339887 % 1))
         asyncio.get_running_loop().call_later(pace_s, self.ask_now)
 
@@ -99,6 +141,7 @@ class Client(asyncio.Protocol):
         if self.book.stopping:
             self.end()
             return
+        self.resting = False
         self.ask()
 
     def greet(self) -> None:
@@ -115,16 +158,24 @@ class Client(asyncio.Protocol):
     def end(self) -> None:
         self.over = True
         self.transport.close()
+        self.renew()
 
-    def fail(self, what: str) -> None:
+    def renew(self, wait_s: float = 0.0) -> None:
+        if self.book.again:
+            self.book.clients.remove(self)
+            self.book.connect_again(type(self), wait_s)
+
+    def fail(self, what: str, how: str = WRONG) -> None:
         if not self.over:
             self.over = True
-            self.book.failures[f"{self.kind}: {what}"] += 1
+            self.book.lost(self.kind, how, what)
             self.greet()
             self.transport.abort()
+            self.renew(AGAIN_S)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.fail(f"{error or 'EOF'} after {len(self.received)} bytes of an answer")
+        what = f"{error or 'EOF'} after {len(self.received)} bytes of an answer"
+        self.fail(what, IDLE if self.resting else ASKED)
 
 
 class KeepAlive(Client):
@@ -144,11 +195,12 @@ class KeepAlive(Client):
         if not head.startswith(b"HTTP/1.1 200") or body != self.asked + b"\n":
             self.fail(f"a wrong answer: {head.splitlines()[0]!r} {body[:40]!r}")
             return
+        self.book.answered += 1
         self.answered()
         self.received = b""
         if b"\r\nconnection: close" in head.lower():
             self.book.closes += 1
-            self.book.failures["keepalive: Connection: close"] += 1
+            self.book.lost(self.kind, SENT_AWAY, "Connection: close")
             self.book.rounds[self.kind] += 1
             self.greet()
             self.end()
@@ -182,15 +234,23 @@ class WebSocket(TcpPair):
     def begin(self) -> None:
         self.book.requests += 1
         self.asked = b""
-        self.write(b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n")
+        self.write(
+            b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n" % WEBSOCKET_KEY
+        )
 
     def data_received(self, data: bytes) -> None:
         if self.round:
+            # Lines are ASCII: this is a close frame (RFC 6455, section 5.5.1), with which a proxy may say that it ends.
+            if data.startswith(b"\x88"):
+                self.fail("a close frame", IDLE if self.resting else ASKED)
+                return
             super().data_received(data)
             return
         self.received += data
         if self.received.endswith(b"\r\n\r\n"):
-            if self.received.startswith(b"HTTP/1.1 101"):
+            if self.received.startswith(b"HTTP/1.1 101") and WEBSOCKET_ACCEPT in self.received:
+                self.book.answered += 1
                 self.ask()
             else:
                 self.fail(f"no upgrade: {self.received[:60]!r}")
@@ -207,7 +267,8 @@ class Stream(Client):
         self.body: bytes | None = None
         self.tail = b""
         self.digest = hashlib.sha256()
-        self.write(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
+        pieces = b"/%d" % (self.book.length_s / PACE_S) if self.book.length_s else b""
+        self.write(b"GET /stream%s HTTP/1.1\r\nHost: a\r\n\r\n" % pieces)
 
     def data_received(self, data: bytes) -> None:
         self.answered()
@@ -220,6 +281,7 @@ class Stream(Client):
             if not head.startswith(b"HTTP/1.1 200") or b"chunked" not in head.lower():
                 self.fail(f"no stream: {head[:60]!r}")
                 return
+            self.book.answered += 1
             self.body, self.received = b"", rest
         while not self.over and self.take():
             pass
@@ -282,6 +344,7 @@ class Upload(Client):
         self.book.requests += 1
         self.at = 0
         self.digest = hashlib.sha256()
+        self.began_s = time.monotonic()
         self.write(b"POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
         self.push()
         self.greet()
@@ -289,7 +352,7 @@ class Upload(Client):
     def push(self) -> None:
         if self.over:
             return
-        if self.book.stopping:
+        if self.book.stopping or 0 < self.book.length_s < time.monotonic() - self.began_s:
             self.write(b"0\r\n\r\n")
             return
         if self.transport.get_write_buffer_size() < 1 << 18:
@@ -307,6 +370,7 @@ class Upload(Client):
         if not head.startswith(b"HTTP/1.1 200") or body != f"{self.digest.hexdigest()} {self.at}\n".encode():
             self.fail(f"another body arrived: {head.splitlines()[0]!r} {body[-20:]!r}, sent {self.at}")
             return
+        self.book.answered += 1
         self.answered()
         self.book.rounds[self.kind] += 1
         self.end()
@@ -320,17 +384,11 @@ KINDS: Final[dict[str, type[Client]]] = {
 async def live(wishes: dict[str, Any]) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     book = Book(wishes)
-    number = 0
     for kind, client in KINDS.items():
-        host, port = wishes["tcp"] if kind == "tcp_pairs" else wishes["http"]
         for _ in range(wishes.get(kind, 0)):
-            number += 1
-            made = client(book, number)
-            if host == "unix":
-                await loop.create_unix_connection(lambda made=made: made, port)
-            else:
-                await loop.create_connection(lambda made=made: made, host, port)
-    while book.first < number:
+            await book.connect(client)
+    wanted = book.number
+    while book.first < wanted:
         await asyncio.sleep(0.01)
     print("running", flush=True)
     closed = asyncio.Event()
@@ -343,26 +401,28 @@ async def live(wishes: dict[str, Any]) -> dict[str, Any]:
     book.stopping = True
     if wishes.get("streams") or wishes.get("slow"):
         await asyncio.to_thread(lambda: urllib.request.urlopen(f"http://127.0.0.1:{wishes['origin']}/end").read())
-    while not all(client.over for client in book.clients):
+    while book.connecting or not all(client.over for client in book.clients):
         await asyncio.sleep(0.05)
         late(book)
-    return {
+    counts = {
         "rounds": dict(book.rounds),
         "requests": book.requests,
-        "connections": number,
+        "answered": book.answered,
+        "connections": book.number,
         "closes": book.closes,
         "failures": dict(book.failures),
         "worst_ms": {kind: round(seconds * 1e3, 1) for kind, seconds in book.worst_s.items()},
     }
+    return counts | book.diary.page() if wishes.get("diary") else counts
 
 
 def late(book: Book) -> None:
     now_s = time.monotonic()
-    for client in book.clients:
+    for client in list(book.clients):
         waits = client.received or (client.kind in ("keepalive", "websocket", "tcp_pairs") and not client.over)
         if waits and not client.over and now_s - client.asked_s > ANSWER_TIMEOUT_S + book.pace_s * 2:
-            client.fail(f"no answer in {ANSWER_TIMEOUT_S:g} s")
+            client.fail(f"no answer in {ANSWER_TIMEOUT_S:g} s", ASKED)
 
 
 if __name__ == "__main__":
-    print(json.dumps(uvloop.run(live(json.loads(sys.argv[1])))), flush=True)
+    hand_in(uvloop.run(live(json.loads(sys.argv[1]))))

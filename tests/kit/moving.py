@@ -167,7 +167,7 @@ class TwoWorkers:
         self.old_loop, self.new_loop = FakeLoop(), FakeLoop()
         self.owner = FakeOwner()
         self.movables, self.idle = movables, idle or []
-        self.departures = Departures({"web": FakeListener(movables)}, FakePools(self.idle), set())  # type: ignore
+        self.departures = Departures({"web": FakeListener(movables)}, FakePools(self.idle), set(), self.owner.on_bug)  # type: ignore
         self.arrivals = FakeArrivals(refuse)
         self.old_end, self.new_end = Channel.pair()
         until_s = self.clock.now_s() + 30.0

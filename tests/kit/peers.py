@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.kit import envoy
+from tests.kit.envoy_config import cluster, document, http_listener, route, virtual_host
 from tests.kit.instance import eventually
 from tests.kit.origin import need
 
 PEERS = ("nginx", "haproxy", "envoy")
-HTTP = "type.googleapis.com/envoy.extensions.filters"
 
 
 def envoy_program() -> str:
@@ -61,40 +61,18 @@ def haproxy_config(ports: Sequence[int], origins: Sequence[str]) -> str:
 
 def envoy_config(ports: Sequence[int], origins: Sequence[str]) -> str:
     """Envoy's defaults, nearly. HTTP1, as AUTO would answer an HTTP/2 preface in HTTP/2."""
-    listeners, clusters = [], []
-    for port, origin in zip(ports, origins, strict=True):
-        routes = [{"match": {"prefix": "/"}, "route": {"cluster": origin}}]
-        manager = {
-            "@type": f"{HTTP}.network.http_connection_manager.v3.HttpConnectionManager",
-            "stat_prefix": "l",
-            "codec_type": "HTTP1",
-            "upgrade_configs": [{"upgrade_type": "websocket"}],  # as hotproxy has by default
-            "route_config": {"virtual_hosts": [{"name": "any", "domains": ["*"], "routes": routes}]},
-            "http_filters": [
-                {"name": "router", "typed_config": {"@type": f"{HTTP}.http.router.v3.Router"}},
-            ],
-        }
-        listeners.append(
-            {
-                "address": _socket_address(f"127.0.0.1:{port}"),
-                "enable_reuse_port": False,
-                "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
-            }
+    listeners = [
+        http_listener(
+            f"l{number}",
+            f"127.0.0.1:{port}",
+            [virtual_host("any", ["*"], [route("/", origin)])],
+            reuse_port=False,
+            codec_type="HTTP1",
+            upgrade_configs=[{"upgrade_type": "websocket"}],  # as hotproxy has by default
         )
-        endpoint = {"endpoint": {"address": _socket_address(origin)}}
-        clusters.append(
-            {
-                "name": origin,
-                "type": "STATIC",
-                "load_assignment": {"cluster_name": origin, "endpoints": [{"lb_endpoints": [endpoint]}]},
-            }
-        )
-    return json.dumps({"static_resources": {"listeners": listeners, "clusters": clusters}})
-
-
-def _socket_address(text: str) -> dict[str, object]:
-    host, _, port = text.partition(":")
-    return {"socket_address": {"address": host, "port_value": int(port)}}
+        for number, (port, origin) in enumerate(zip(ports, origins, strict=True))
+    ]
+    return json.dumps(document(listeners, [cluster(origin, [origin]) for origin in origins]))
 
 
 def _listening(port: int) -> bool:

@@ -21,6 +21,7 @@ from hotproxy.config.address import Address
 from hotproxy.config.model import Route, VirtualHost
 from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT, DRAIN_DEADLINE, LOCAL_CONNECT_FAILURE
 from hotproxy.net.connection import OPEN
+from hotproxy.net.proxy_protocol import Announced
 from hotproxy.proxy.connection_manager import ConnectionManager
 from hotproxy.proxy.route import RouteTable
 from hotproxy.proxy.runtime import Runtime
@@ -54,10 +55,11 @@ Received = tuple[str, bytes | str]
 class FakeConnect:
     """Stands in for `ConnectAttempt`: reports in the next turn what the script says."""
 
-    def __init__(self, endpoint: Endpoint, play: Playbook, owner: object) -> None:
+    def __init__(self, endpoint: Endpoint, play: Playbook, owner: object, preface: bytes) -> None:
         self._endpoint = endpoint
         self._play = play
         self._owner = owner
+        self._preface = preface
         self._frozen = False
         self._reported = False
 
@@ -81,7 +83,10 @@ class FakeConnect:
         self._reported = True
         outcome = self._play.outcomes.pop(0) if self._play.outcomes else OK
         if outcome == OK:
-            self._owner.on_connected(self._play.new_socket())
+            sock = self._play.new_socket()
+            if self._preface:
+                sock.transmit(self._preface)
+            self._owner.on_connected(sock)
         elif outcome == REFUSED:
             self._owner.on_connect_failed(CONNECT_FAILURE, "Connection refused")
         elif outcome == TIMED_OUT:
@@ -139,9 +144,11 @@ class Worker:
         self.upstream = ClusterStats(self.slab, "api")
         timeouts = (request_headers_timeout_s, keepalive_timeout_s)
         self.listener = HttpListener(
-            "web", routes, *timeouts, 0, self.http, ListenerStats(self.slab, "web"), play.log  # type: ignore[arg-type]
+            "web", routes, *timeouts, 0, self.http, ListenerStats(self.slab, "web"), play.log,  # type: ignore[arg-type]
+            xff_num_trusted_hops=play.trusted_hops,
         )  # fmt: skip
-        self.cluster = Cluster("api", endpoints, RoundRobin(endpoints, _Random()), 1.0, 60.0, self.upstream)
+        balancer = RoundRobin(endpoints, _Random())
+        self.cluster = Cluster("api", endpoints, balancer, 1.0, 60.0, self.upstream, play.proxy_protocol)
         self.pools = Pools(play.connector)
         snapshot = Snapshot({"web": self.listener}, {"api": self.cluster}, self.pools)
         self.runtime = Runtime(self.loop, self.wheel, play.clock, _Random(), self.buffered, snapshot)
@@ -170,8 +177,13 @@ class Playbook:
         peer: str = "10.1.1.1:5000",
         keepalive_timeout_s: float = 3600.0,
         request_headers_timeout_s: float = 10.0,
+        proxy_protocol: int = 0,
+        announced: Announced | None = None,
+        trusted_hops: int = 0,
     ) -> None:
         self.clock = _Clock()
+        self.trusted_hops = trusted_hops
+        self.proxy_protocol = proxy_protocol
         self.outcomes = list(outcomes)
         self.connects_to: list[str] = []
         self.log = _Log()
@@ -187,7 +199,9 @@ class Playbook:
         self._totals: dict[str, int] = {}
         self._use(self.new_worker())
         self.client = self._socket("down")
-        self.manager = ConnectionManager(self.client, peer, self.listener, self, self.runtime)  # type: ignore[arg-type]
+        self.manager = ConnectionManager(
+            self.client, peer, self.listener, self, self.runtime, announced  # type: ignore[arg-type]
+        )  # fmt: skip
         self.manager.start()
 
     def new_worker(self) -> Worker:
@@ -205,8 +219,10 @@ class Playbook:
             worker.listener, worker.cluster, worker.pools, worker.runtime
         )  # fmt: skip
 
-    def connector(self, endpoint: Endpoint, timeout_s: float, owner: object, runtime: object) -> FakeConnect:
-        return FakeConnect(endpoint, self, owner)
+    def connector(
+        self, endpoint: Endpoint, timeout_s: float, owner: object, runtime: object, preface: bytes = b""
+    ) -> FakeConnect:
+        return FakeConnect(endpoint, self, owner, preface)
 
     def _new_fd(self) -> int:
         self._fds += 1

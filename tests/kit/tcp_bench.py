@@ -12,9 +12,12 @@ import msgpack
 from hotproxy.clock import TimerWheel
 from hotproxy.config.address import Address
 from hotproxy.net.connection import FLUSH_S, LINGER_S
+from hotproxy.net.proxy_protocol import Announced
+from hotproxy.net.socket_options import DEFAULT, SocketOptions
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import Snapshot, TcpListener
-from hotproxy.proxy.tcp_proxy import TcpProxy
+from hotproxy.proxy.tcp_proxy import CONNECTING, TcpProxy
+from hotproxy.proxy.tcp_routes import TcpRoutes
 from hotproxy.shm.cells import Slab
 from hotproxy.shm.schema import COUNTER
 from hotproxy.telemetry.stats import ClusterStats, ListenerStats, TcpStats
@@ -50,7 +53,16 @@ class FirstOf:
 class Process:
     """What one worker has: a loop, stats and a snapshot; the owner of its connections."""
 
-    def __init__(self, clock: FakeClock, endpoints: list[str], attempts: int = 3, cluster: str = "db") -> None:
+    def __init__(
+        self,
+        clock: FakeClock,
+        endpoints: list[str],
+        attempts: int = 3,
+        cluster: str = "db",
+        routes: TcpRoutes | None = None,
+        proxy_protocol: int = 0,
+        options: SocketOptions = DEFAULT,
+    ) -> None:
         stats = ListenerStats.declare("in") + TcpStats.declare("in") + ClusterStats.declare("db")
         slab = self.slab = Slab.private(stats)
         self.declared = [stat for stat in stats if stat.kind == COUNTER]
@@ -61,11 +73,21 @@ class Process:
         self.log = Log()
         self.tcp_stats = TcpStats(slab, "in")
         self.stats = ClusterStats(slab, "db")
-        self.endpoints = [Endpoint(Address.parse(text)) for text in endpoints]
+        self.endpoints = [Endpoint(Address.parse(text), 1, options) for text in endpoints]
         self.listener = TcpListener(
-            "in", cluster, IDLE_S, attempts, 0, self.tcp_stats, ListenerStats(slab, "in"), self.log
+            "in",
+            cluster,
+            IDLE_S,
+            attempts,
+            0,
+            self.tcp_stats,
+            ListenerStats(slab, "in"),
+            self.log,
+            routes=routes,
+            options=options,
         )
-        clusters = {"db": Cluster("db", self.endpoints, FirstOf(self.endpoints), 1.0, 60.0, self.stats)}
+        balancer = FirstOf(self.endpoints)
+        clusters = {"db": Cluster("db", self.endpoints, balancer, 1.0, 60.0, self.stats, proxy_protocol)}
         snapshot = Snapshot({"in": self.listener}, clusters, Pools())
         self.runtime = Runtime(self.loop, self.wheel, clock, random.Random(1), self.gauge, snapshot)
         self.ended: list[TcpProxy] = []
@@ -91,6 +113,9 @@ class Process:
         return {stat.name: value for stat in self.declared if (value := self.slab.counter(stat.name).value)}
 
     def assert_clean(self) -> None:
+        pipes = self.runtime.pipes
+        assert pipes._made == len(pipes._free), "a pipe was lost"
+        pipes.close()
         assert not self.loop.readers and not self.loop.writers
         assert self.gauge.value == 0
         assert self.stats.upstream_cx_active.value == 0
@@ -98,11 +123,21 @@ class Process:
 
 
 class TcpBench:
-    def __init__(self, family: str = "tcp", endpoints: int = 1, attempts: int = 3, cluster: str = "db") -> None:
+    def __init__(
+        self,
+        family: str = "tcp",
+        endpoints: int = 1,
+        attempts: int = 3,
+        cluster: str = "db",
+        routes: TcpRoutes | None = None,
+        proxy_protocol: int = 0,
+        announced: Announced | None = None,
+    ) -> None:
         self.clock = FakeClock()
         self.listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(endpoints)]
         self.texts = [f"127.0.0.1:{listener.getsockname()[1]}" for listener in self.listeners]
-        self.process = Process(self.clock, self.texts, attempts, cluster)
+        self.routes, self.proxy_protocol = routes, proxy_protocol
+        self.process = Process(self.clock, self.texts, attempts, cluster, routes, proxy_protocol)
         if family == "tcp":
             with socket.create_server(("127.0.0.1", 0)) as listener:
                 self.client = socket.create_connection(listener.getsockname())
@@ -114,7 +149,8 @@ class TcpBench:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)
         ours.setblocking(False)
         self.client.settimeout(5)
-        self.proxy = TcpProxy(ours, "10.0.0.1:5000", self.process.listener, self.process, self.process.runtime)
+        process = self.process
+        self.proxy = TcpProxy(ours, "10.0.0.1:5000", process.listener, process, process.runtime, announced)
         self.upstream: socket.socket | None = None
         self.processes = [self.process]
         self.moved_away = False  # to a process that is not among them
@@ -148,10 +184,11 @@ class TcpBench:
         assert old.gauges() == before
         state = msgpack.unpackb(msgpack.packb(self.proxy.dump()))
         counters = old.counters()
-        new = Process(self.clock, self.texts)
+        new = Process(self.clock, self.texts, routes=self.routes, proxy_protocol=self.proxy_protocol)
         socks = [sock.dup() for sock in self.proxy.socks()]
         loaded = TcpProxy.load(state, socks, new.listener, new, new.runtime)
-        connecting = {} if state["up"] else {"upstream_cx_active": 1, "endpoints": 1}
+        connects = state["up"] is None and self.proxy.state == CONNECTING
+        connecting = {"upstream_cx_active": 1, "endpoints": 1} if connects else {}
         assert add(new.gauges(), connecting) == before
         assert not new.loop.readers and not new.loop.writers
         assert not loaded.freeze()
@@ -177,7 +214,7 @@ class TcpBench:
             self.processes.append(new)
             self.proxy.start()
             assert new.gauges() == before
-        destroyed = {"cluster.db.upstream_cx_destroy": 1} if commit and not state["up"] else {}
+        destroyed = {"cluster.db.upstream_cx_destroy": 1} if commit and connects else {}
         assert old.counters() == add(counters, destroyed)
 
     @property

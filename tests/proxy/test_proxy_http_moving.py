@@ -389,7 +389,7 @@ def test_a_dump_is_msgpack_and_nothing_else(book: Book) -> None:
     play = book()
     play(("down", POST[:-1]))
     state = play.manager.dump()
-    assert (state["kind"], state["version"]) == ("http1", 1)
+    assert (state["kind"], state["version"]) == ("http1", 2)
     assert msgpack.packb(msgpack.unpackb(msgpack.packb(state))) == msgpack.packb(state)
 
 
@@ -403,7 +403,7 @@ def _mutations(state: dict[str, object]) -> Iterator[dict[str, object]]:
                 yield {**state, key: mutated}
 
 
-@pytest.mark.parametrize("change", [{"kind": "http2"}, {"version": 2}, {"kind": "tcp"}])
+@pytest.mark.parametrize("change", [{"kind": "http2"}, {"version": 3}, {"version": True}, {"kind": "tcp"}])
 def test_an_unknown_kind_or_version_is_refused(book: Book, change: dict[str, object]) -> None:
     play = book()
     state = {**play.manager.dump(), **change}

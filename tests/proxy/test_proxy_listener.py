@@ -7,11 +7,15 @@ import os
 import random
 import resource
 import socket
+import struct
 
 import pytest
 
 from hotproxy.clock import TimerWheel
+from hotproxy.config.model import SocketOptions as Config
+from hotproxy.config.model import TcpKeepalive
 from hotproxy.errors import DRAIN_DEADLINE
+from hotproxy.net.socket_options import SocketOptions
 from hotproxy.proxy.listener import ACCEPTS_PER_TURN, PAUSE_S, Admission, Listener
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import Snapshot, TcpListener
@@ -58,26 +62,33 @@ class FakeTerminal:
 
 
 class Bench:
-    def __init__(self, limit: int = 1000, max_connections: int = 0) -> None:
+    def __init__(
+        self, limit: int = 1000, max_connections: int = 0, options: Config | None = None, backlog: int = 128
+    ) -> None:
+        options = options or Config()
         slab = Slab.private(ListenerStats.declare("web") + TcpStats.declare("web"))
         self.clock = FakeClock()
         self.wheel = TimerWheel(self.clock)
         self.loop = FakeLoop()
         self.stats = ListenerStats(slab, "web")
-        config = TcpListener("web", "c", 0.0, 1, max_connections, TcpStats(slab, "web"), self.stats, None)
+        config = TcpListener(
+            "web", "c", 0.0, 1, max_connections, TcpStats(slab, "web"), self.stats, None, options=SocketOptions(options)
+        )
         runtime = Runtime(self.loop, self.wheel, self.clock, random.Random(1), FakeGauge(), Snapshot({}, {}, Pools()))
         self.admission = Admission(limit, self.wheel)
-        self.listener = Listener(config, 128, FakeTerminal, self.admission, self.loop, runtime)
+        self.listener = Listener(config, backlog, FakeTerminal, self.admission, self.loop, runtime)
         self.clients: list[socket.socket] = []
         self.held: list[socket.socket] = []  # what the supervisor would keep
 
-    def add_socket(self, slot: int = 0, listening: bool = True, family=socket.AF_INET) -> socket.socket:
+    def add_socket(
+        self, slot: int = 0, listening: bool = True, family=socket.AF_INET, shared: bool = False
+    ) -> socket.socket:
         sock = socket.socket(family)
         sock.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
         if listening:
             sock.listen(128)
         self.held.append(sock)
-        self.listener.add_socket(sock.dup(), 0, slot, listening, shared=False)
+        self.listener.add_socket(sock.dup(), 0, slot, listening, shared)
         return sock
 
     def connect(self, sock: socket.socket, count: int = 1) -> list[socket.socket]:
@@ -297,6 +308,21 @@ def test_shut_takes_who_waits_and_refuses_who_comes(make):
         bench.connect(sock)
 
 
+def test_a_shared_socket_outlives_the_last_orphan(make):
+    """systemd listens on it, and whoever it starts next accepts there: an orphan's shutdown() would end that too."""
+    bench = make()
+    systemds, own = bench.add_socket(shared=True), bench.add_socket(slot=1)
+    bench.listener.start_accepting()
+    for sock in (systemds, own):
+        bench.connect(sock, 3)
+    bench.listener.shut_all()
+    assert len(bench.connections) == 6, "who waits is served"
+    assert not bench.loop.readers
+    bench.connect(systemds)
+    with pytest.raises(ConnectionRefusedError):
+        bench.connect(own)
+
+
 def test_a_socket_that_another_process_shut_is_let_go(make):
     """It reports EPOLLHUP until it is closed: the loop must not spin on it."""
     bench = make()
@@ -394,3 +420,43 @@ def test_one_that_is_refused_leaves_nothing_behind(make):
     with ours, theirs, pytest.raises(ValueError, match="another kind"):
         bench.listener.adopt({"kind": "http1"}, [ours])
     assert bench.counts() == {} and bench.connections == [] and bench.admission.open == 0
+
+
+def test_accepted_sockets_have_the_options_of_the_config(make):
+    bench = make(options=Config(tcp_nodelay=False, tcp_keepalive=TcpKeepalive(60.0), tcp_defer_accept_s=1.0))
+    sock = bench.add_socket()
+    bench.listener.start_accepting()
+    (client,) = bench.connect(sock)
+    bench.loop.run()
+    assert not bench.connections, "the client has not said anything"
+    client.sendall(b"x")
+    bench.loop.run()
+    accepted = bench.connections[0].sock
+    assert not accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+
+
+def backlog_of(sock: socket.socket) -> int:
+    """Of a listening socket: tcpi_sacked of struct tcp_info (include/uapi/linux/tcp.h)."""
+    found: int = struct.unpack_from("=28xI", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64))[0]
+    return found
+
+
+def test_a_socket_that_listens_already_takes_the_new_backlog(make):
+    bench = make(backlog=77)
+    sock = bench.add_socket()
+    assert backlog_of(sock) == 128
+    bench.listener.start_accepting()
+    assert backlog_of(sock) == 77
+
+
+def test_one_that_others_have_shut_is_not_opened_again(make):
+    bench = make()
+    sock = bench.add_socket()
+    sock.shutdown(socket.SHUT_RDWR)
+    bench.listener.start_accepting()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(sock.getsockname()[:2], timeout=5)
+    bench.loop.run()
+    assert not bench.connections

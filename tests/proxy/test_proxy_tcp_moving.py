@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 import socket
 
+import msgpack
 import pytest
 
+from hotproxy.config.model import SocketOptions as Config
 from hotproxy.errors import DRAIN_DEADLINE
+from hotproxy.net.socket_options import SocketOptions
 from hotproxy.proxy.tcp_proxy import TcpProxy
 from hotproxy.telemetry.stream_info import FIELDS
 from tests.kit.tcp_bench import IDLE_S, Process, reset
@@ -276,7 +279,7 @@ def test_deadlines_are_carried_over(make):
     assert bench.process.ended == [bench.proxy]
 
 
-@pytest.mark.parametrize("change", [{"kind": "http1"}, {"version": 2}, {"version": None}])
+@pytest.mark.parametrize("change", [{"kind": "http1"}, {"version": 3}, {"version": None}])
 def test_what_it_does_not_know_it_refuses(make, change):
     bench = make()
     bench.start()
@@ -320,3 +323,26 @@ def test_a_connection_that_moves_is_not_destroyed(make):
     bench.move()
     stats = left.runtime.snapshot.clusters["db"].stats
     assert (stats.upstream_cx_active.value, stats.upstream_cx_destroy.value) == (0, 0)
+
+
+@COMMIT
+def test_the_sockets_take_on_what_todays_config_says_when_it_has_moved(make, commit):
+    """A move that fails has changed nothing."""
+    bench = make()
+    bench.start()
+    bench.connect()
+    ours = bench.proxy.socks()
+    assert bench.proxy.freeze()
+    state = msgpack.unpackb(msgpack.packb(bench.proxy.dump()))
+    new = Process(bench.clock, bench.texts, options=SocketOptions(Config(tcp_user_timeout_s=7.0)))
+    loaded = TcpProxy.load(state, [sock.dup() for sock in ours], new.listener, new, new.runtime)
+    if commit:
+        bench.proxy.release()
+        bench.proxy, bench.process = loaded, new
+        bench.processes.append(new)
+        loaded.start()
+    else:
+        loaded.discard()
+        bench.proxy.thaw()
+    found = [sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) for sock in bench.proxy.socks()]
+    assert found == ([7000, 7000] if commit else [0, 0])

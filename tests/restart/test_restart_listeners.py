@@ -12,6 +12,7 @@ import pytest
 
 from tests.kit import clients
 from tests.kit.instance import Instance, eventually, instance
+from tests.kit.origin import RecordingOrigin
 from tests.restart.test_restart_under_load import one_generation
 
 REQUEST = b"GET /load HTTP/1.1\r\nHost: a\r\nX-Number: 7\r\nConnection: close\r\n\r\n"
@@ -108,3 +109,51 @@ def test_unix_sockets_come_change_and_go(short_path: Path, nginx_address: str) -
         proxy.reload()
         eventually(lambda: not Path(first).exists(), "the file of a removed listener to be gone")
         assert answers(second, socket.AF_UNIX)
+
+
+def timers(local: int | None, remote: int) -> set[str]:
+    """Of established connections to this port of 127.0.0.1, from that one or any: 00 none, 01 what was sent is not yet
+    acknowledged, 02 a probe is next (proc(5))."""
+    lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return {
+        fields[5][:2]
+        for fields in lines
+        if fields[2] == f"0100007F:{remote:04X}"
+        and fields[3] == "01"
+        and (local is None or fields[1] == f"0100007F:{local:04X}")
+    }
+
+
+def test_open_connections_follow_the_socket_options_of_the_config(short_path: Path) -> None:
+    """Probes for those that are there already, from clients and to endpoints; and none any more at the next reload."""
+
+    def told(from_clients: str, to_endpoints: str) -> str:
+        return f"""
+listeners:
+  - {{name: web, address: "127.0.0.1:0", cluster: origin{from_clients}}}
+  - {{name: db, address: "127.0.0.1:0", tcp: {{cluster: origin}}{from_clients}}}
+clusters: [{{name: origin, endpoints: ["{origin.address}"]{to_endpoints}}}]
+"""
+
+    def answer(number: int, so_far: bytes) -> bytes | None:
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi" if so_far.endswith(b"\r\n\r\n") else None
+
+    with (
+        RecordingOrigin(answer) as origin,
+        instance(short_path, told("", "")) as proxy,
+        contextlib.ExitStack() as stack,
+    ):
+        sockets = {name: stack.enter_context(clients.connect(proxy.port(name))) for name in ("web", "db")}
+        probes = told(", tcp_keepalive: {keepalive_time: 60s}", ", tcp_keepalive: {}")
+        for text, timer in ((told("", ""), "00"), (probes, "02"), (told("", ""), "00")):
+            proxy.write(text)
+            proxy.reload()
+            for name, sock in sockets.items():
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert clients.read_response(sock)[1] == b"hi"
+                at, client = proxy.port(name), sock.getsockname()[1]
+                eventually(lambda at=at, client=client, timer=timer: timers(at, client) == {timer}, f"{timer}: {text}")
+            port = int(origin.address.rpartition(":")[2])
+            eventually(lambda port=port, timer=timer: timers(None, port) == {timer}, f"{timer} to the origin: {text}")
+        assert len(origin.received) == 2, "they are the same connections"
+        assert proxy.stats()["server.handoff_refused"] == 0

@@ -296,12 +296,17 @@ def test_a_full_disk_is_said_and_leaves_no_lock(tmp_path: Path) -> None:
 def test_a_log_line_has_its_priority_only_for_the_journal(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log.log(log.ERROR, "one\ntwo")
-    first, second = capfd.readouterr().err.splitlines()
-    assert first.endswith("one") and second.endswith("two") and " error " in first
-    monkeypatch.setattr(log, "_JOURNAL", True)
+    status = os.fstat(2)
+    for stream in ("", f"{status.st_dev}:{status.st_ino + 1}"):  # the second: of a unit whose stderr we have not
+        monkeypatch.setenv("JOURNAL_STREAM", stream)
+        log.log(log.ERROR, "one\ntwo")
+        first, second = capfd.readouterr().err.splitlines()
+        assert first.endswith("one") and second.endswith("two") and " error " in first
+        assert log.for_stderr(log.ERROR, "one\n  two") == "one\n  two"
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
     log.log(log.WARNING, "three")
     assert capfd.readouterr().err.startswith("<4>")
+    assert log.for_stderr(log.ERROR, "one\n  two") == "<3>one\n<3>  two"
 
 
 def test_no_capability_is_left() -> None:

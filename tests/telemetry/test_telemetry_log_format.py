@@ -97,6 +97,33 @@ def test_operators(form: str, line: str) -> None:
     assert render(form) == line
 
 
+def tlv(kind: int, value: bytes) -> bytes:
+    return bytes((kind,)) + len(value).to_bytes(2, "big") + value
+
+
+def test_what_a_proxy_has_said_about_its_client() -> None:
+    info = exchange()
+    info.downstream_direct_remote = "10.0.0.9:7"
+    info.requested_server_name = "db.example.com"
+    inside = bytes(5) + tlv(0x21, b"TLSv1.3") + tlv(0x22, b"anna") + tlv(0x02, b"not this one")
+    info.tlvs = tlv(0xEA, b"vpce-1") + tlv(0x20, inside) + tlv(0x02, b'sh"op') + tlv(0x02, b"second")
+    info.tlvs += tlv(0x05, b"\x00\xff")
+    metadata = "%DYNAMIC_METADATA(envoy.filters.listener.proxy_protocol:{})%".format
+    form = " ".join(
+        [
+            "%DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %DOWNSTREAM_DIRECT_REMOTE_PORT%",
+            "%REQUESTED_SERVER_NAME%",
+            metadata("PP2_TYPE_AUTHORITY"), metadata("0xEA"), metadata("0xea")[:-1] + ":4%",
+            metadata("PP2_TYPE_UNIQUE_ID"),
+            metadata("PP2_SUBTYPE_SSL_VERSION"), metadata("PP2_SUBTYPE_SSL_CN"), metadata("PP2_SUBTYPE_SSL_CIPHER"),
+            metadata("PP2_TYPE_ALPN"),
+        ]
+    )  # fmt: skip
+    assert render(form, info) == (
+        "10.0.35.28:40000 10.0.0.9:7 7 db.example.com sh\\x22op vpce-1 vpce \\x00\\xff TLSv1.3 anna - -"
+    )
+
+
 def test_what_did_not_happen_is_a_dash_or_null() -> None:
     info = StreamInfo(1460751420.0)
     form = " ".join(f"%{name}%" for name in OPERATORS if name not in ("HOSTNAME",))
@@ -144,6 +171,12 @@ def test_a_field_of_the_client_does_not_pose_as_the_original_path() -> None:
         ("%DURATION(x)%", "takes neither an argument nor a length"),
         ("%DURATION:3%", "takes neither an argument nor a length"),
         ("%START_TIME:3%", "takes no length"),
+        ("%DYNAMIC_METADATA%", "the only metadata are envoy.filters.listener.proxy_protocol:PP2_TYPE_AUTHORITY"),
+        ("%DYNAMIC_METADATA(com.example:x)%", "%DYNAMIC_METADATA% at position 1: the only metadata are envoy"),
+        (
+            "%DYNAMIC_METADATA(envoy.filters.listener.proxy_protocol:x)%",
+            "'x' is neither the number of a TLV, such as 0xEA, nor one of PP2_TYPE_ALPN, PP2_TYPE_AUTHORITY",
+        ),
         ("%START_TIME(%n)%", "'%n' is not a time specifier"),
         ("one\ntwo\n", "position 4: one exchange is one line"),
         ("one\rtwo", "position 4: one exchange is one line"),

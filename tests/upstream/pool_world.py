@@ -99,7 +99,7 @@ class World:
         self.pools = Pools(self.connector)
 
     def connector(
-        self, endpoint: Endpoint, timeout_s: float, owner: ConnectOwner, runtime: ConnectRuntime
+        self, endpoint: Endpoint, timeout_s: float, owner: ConnectOwner, runtime: ConnectRuntime, preface: bytes = b""
     ) -> Attempt:  # fmt: skip
         self.attempts.append(Attempt(owner))
         return self.attempts[-1]

@@ -12,8 +12,10 @@ import pytest
 
 from hotproxy.clock import TimerWheel
 from hotproxy.config.address import Address
+from hotproxy.config.model import SocketOptions as Config
 from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT, LOCAL_CONNECT_FAILURE
-from hotproxy.upstream.connect import ConnectAttempt, _is_connected_to_itself
+from hotproxy.net.socket_options import SocketOptions
+from hotproxy.upstream.connect import ConnectAttempt, _is_connected_to_itself, _send_whole
 from hotproxy.upstream.endpoint import Endpoint
 from tests.kit.clock import FakeClock, pass_time
 from tests.kit.loop import FakeLoop
@@ -39,8 +41,9 @@ class Bench:
         self.owner = Owner()
         self.fds_before = len(os.listdir("/proc/self/fd"))
 
-    def attempt(self, text: str, timeout_s: float = 1.0) -> ConnectAttempt:
-        return ConnectAttempt(Endpoint(Address.parse(text)), timeout_s, self.owner, self.runtime)
+    def attempt(self, text: str, timeout_s: float = 1.0, preface: bytes = b"", **options) -> ConnectAttempt:
+        endpoint = Endpoint(Address.parse(text), 1, SocketOptions(Config(**options)))
+        return ConnectAttempt(endpoint, timeout_s, self.owner, self.runtime, preface)
 
     def close(self) -> None:
         for heard in self.owner.heard:
@@ -264,3 +267,40 @@ def test_one_that_waits_for_room_in_a_queue_goes_on_waiting(bench, tmp_path):
             bench.loop.run()
     (sock,) = bench.owner.heard
     assert isinstance(sock, socket.socket)
+
+
+def test_the_preface_is_out_before_the_owner_hears_of_it(bench, listening):
+    listener, text = listening
+    bench.attempt(text, preface=b"PROXY UNKNOWN\r\n").start()
+    bench.loop.run()
+    (sock,) = bench.owner.heard
+    sock.send(b"x")
+    accepted, _ = listener.accept()
+    with accepted:
+        accepted.settimeout(5)
+        assert accepted.recv(100).startswith(b"PROXY UNKNOWN\r\n")
+
+
+def test_an_endpoint_that_resets_before_the_preface_cannot_be_reached(bench):
+    """Reset between the connect and our look at it: the write says so, and the next endpoint is tried."""
+    broken, other = socket.socketpair()
+    other.close()
+    with broken:
+        assert _send_whole(broken, b"PROXY UNKNOWN\r\n") == os.strerror(errno.EPIPE)
+
+
+def test_a_preface_that_has_no_room_is_never_half_sent_and_used(bench):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        assert _send_whole(ours, bytes(1 << 24)) == "no room for the PROXY header"
+
+
+def test_the_options_of_the_cluster_are_those_of_the_socket(bench, listening):
+    _, text = listening
+    bench.attempt(text, tcp_user_timeout_s=7.0, tcp_nodelay=False).start()
+    bench.loop.run()
+    (sock,) = bench.owner.heard
+    if sock.family != socket.AF_UNIX:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000
+        assert not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

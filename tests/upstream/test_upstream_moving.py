@@ -162,8 +162,8 @@ def _set(*path: str, to: object) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     "change",
     [
-        _set("kind", to="http2_idle"), _set("version", to=2), _set("cluster", to="gone"), _set("more", to=1),
-        _set("upstream", to=None), _set("upstream", "version", to=2), _set("upstream", "endpoint", to="10.9.9.9:1"),
+        _set("kind", to="http2_idle"), _set("version", to=3), _set("cluster", to="gone"), _set("more", to=1),
+        _set("upstream", to=None), _set("upstream", "version", to=3), _set("upstream", "endpoint", to="10.9.9.9:1"),
         _set("upstream", "endpoint", to="nonsense"), _set("upstream", "raw", to=True),
         _set("upstream", "reused", to=False), _set("upstream", "responded", to=True),
         _set("upstream", "sent_before", to=0), _set("upstream", "codec", "state", to=1),

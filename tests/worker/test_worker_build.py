@@ -5,13 +5,26 @@ from __future__ import annotations
 import asyncio
 import random
 import resource
+import socket
 from dataclasses import replace
 
 import pytest
 
 from hotproxy.clock import SystemClock, TimerWheel
 from hotproxy.config.address import Address
-from hotproxy.config.model import AccessLog, Cluster, Config, EndpointConfig, Listener, Route, Tcp, VirtualHost
+from hotproxy.config.model import (
+    AccessLog,
+    Cluster,
+    Config,
+    EndpointConfig,
+    Listener,
+    ProxyProtocol,
+    Route,
+    SniRoute,
+    SocketOptions,
+    Tcp,
+    VirtualHost,
+)
 from hotproxy.net.poller import Poller
 from hotproxy.proxy.snapshot import HttpListener, TcpListener
 from hotproxy.shm.cells import Slab
@@ -63,6 +76,35 @@ def test_the_snapshot_is_the_config_in_working_order(poller):
     assert set(parts.listeners) == {"web", "db"}
     parts.runtime.buffered.add(5)
     assert slab.buffered_bytes == 5
+    parts.admission.close()
+
+
+def test_what_a_config_says_about_clients_and_their_connections_is_in_the_snapshot(poller):
+    choice = Tcp("db", routes=(SniRoute(("a.org",), weighted_clusters=(("api", 0), ("db", 1))),))
+    web = replace(WEB, proxy_protocol=ProxyProtocol(("10.0.0.0/8",), False), listener_filters_timeout_s=3.0)
+    config = replace(
+        CONFIG,
+        listeners=(replace(web, socket_options=SocketOptions(tcp_nodelay=False)), replace(DB, tcp=choice)),
+        clusters=(
+            replace(API, proxy_protocol=2, socket_options=SocketOptions(tcp_user_timeout_s=9.0)),
+            CONFIG.clusters[1],
+        ),
+    )
+    parts, slab = assemble(config, poller)
+    snapshot = parts.runtime.snapshot
+    found, db = snapshot.listeners["web"], snapshot.listeners["db"]
+    assert found.proxy_protocol.trusts("10.1.1.1:5", True) and not found.proxy_protocol.required
+    assert (found.filters_timeout_s, db.proxy_protocol, db.proxy_stats) == (3.0, None, None)
+    assert [db.routes.pick(name, random.Random(1)) for name in ("a.org", "b.org")] == ["db", "db"]
+    api = snapshot.clusters["api"]
+    assert api.proxy_protocol == 2
+    with socket.socket() as sock:
+        api.endpoints[0].options.apply(sock)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 9000
+        found.options.apply_again(sock)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+    found.proxy_stats.count_header(2, True)
+    assert slab.counter("proxy_proto.web.versions.v2.found").value == 1
     parts.admission.close()
 
 

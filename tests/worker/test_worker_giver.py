@@ -113,6 +113,20 @@ def test_one_that_can_not_be_written_down_stays_alone(monkeypatch: pytest.Monkey
         assert len(both.owner.bugs) == 1
 
 
+def test_so_does_one_that_can_not_be_frozen() -> None:
+    """The exception left its whole wave frozen, and the giver waiting for nothing."""
+
+    class Broken(FakeMovable):
+        def freeze(self) -> bool:
+            raise RuntimeError("no")
+
+    with two_workers(*many(5), Broken("broken"), *many(30)) as both:
+        both.begin()
+        both.run()
+        assert [each.name for each in both.movables if each.state != "released"] == ["broken"]
+        assert len(both.owner.bugs) == 2 and both.owner.given == [both.giver]  # it is asked twice
+
+
 def test_a_share_is_a_limit() -> None:
     with two_workers(*many(50), share=20) as both:
         both.begin()

@@ -1,4 +1,4 @@
-"""What a zygote does not obey: each of these ended it, with all that its generation could still have forked."""
+"""Messages that a zygote does not obey: each of these ended it, and with it all that it could still have forked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from hotproxy.restarter.frames import FrameError, Message
-from hotproxy.zygote.orders import check, check_sockets
+from hotproxy.zygote.messages import check, check_sockets
 
 SOUND = ["a", 0, 1, True, False]
 
@@ -37,7 +37,7 @@ def fds() -> Iterator[dict[str, int]]:
         ("SHUT", {"sockets": [SOUND, ["a", 0]]}, "does not name a socket"),
     ],
 )
-def test_orders_that_nobody_can_have_meant(kind: str, fields: dict[str, object], why: str) -> None:
+def test_messages_that_nobody_can_have_meant(kind: str, fields: dict[str, object], why: str) -> None:
     with pytest.raises(FrameError, match=why):
         check(Message(kind, fields))
 

@@ -1,5 +1,5 @@
-"""What of a supervisor's orders is looked at before anything is done: a zygote that dies of one takes its generation's
-future with it. The types of fields are checked by `restarter/frames.py` already."""
+"""Which messages of a supervisor make sense, looked at before anything is done: a zygote that dies of one takes its
+generation's future with it. The types of fields are checked by `restarter/frames.py` already."""
 
 from __future__ import annotations
 
