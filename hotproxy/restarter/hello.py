@@ -14,6 +14,8 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 MAX_SLOTS: Final = 1024
+# Connections that one slot can have; a number beyond would not fit into a counter.
+MAX_COUNT: Final = 1 << 31
 # A year and more: what "no limit" is as a number, so that deadlines stay ordinary arithmetic everywhere.
 NO_LIMIT_S: Final = 1e9
 # All waves of a generation: what has not moved by then drains. 10,000 connections take about a second.

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hotproxy.restarter.frames import HANDOFF, MAX_FDS
+from hotproxy.restarter.hello import MAX_COUNT
 from hotproxy.restarter.live import LEAVING, LiveGeneration, Member
 from hotproxy.restarter.log import ERROR, WARNING, log
 from hotproxy.restarter.loop import Alarm, Loop
@@ -30,8 +31,6 @@ Slot = tuple[LiveGeneration, Member]
 
 # A giver's channels travel in one message; beyond that many takers nobody notices an uneven load.
 MAX_PAIRS: Final = MAX_FDS
-# What one slot can have; a number beyond would not fit into a counter.
-MAX_COUNT: Final = 1 << 31
 # How often givers are looked at that have not said yet how it went.
 LOOK_S: Final = 1.0
 # What a zygote that died had in its hands is lost; those of its slots that were told say within this how it went.

@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hotproxy.restarter.frames import PROTOCOL_VERSION, Channel, FrameError, Message, check
 from hotproxy.restarter.generation import Event, State
-from hotproxy.restarter.hello import MAX_SLOTS, NO_LIMIT_S, HelloError, parse
+from hotproxy.restarter.hello import MAX_COUNT, MAX_SLOTS, NO_LIMIT_S, HelloError, parse
 from hotproxy.restarter.live import LEAVING, LiveGeneration
 from hotproxy.restarter.log import NOTICE, WARNING, log
-from hotproxy.restarter.moves import MAX_COUNT
 from hotproxy.restarter.outbox import Outbox
 from hotproxy.restarter.spawn import exit_status
 from hotproxy.shm.layout import LAYOUT_VERSION

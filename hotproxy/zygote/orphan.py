@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from hotproxy.restarter.frames import MAX_FDS, Channel, FrameError, Message
-from hotproxy.restarter.hello import Hello
+from hotproxy.restarter.hello import MAX_COUNT, Hello
 from hotproxy.restarter.log import NOTICE, WARNING, log
 from hotproxy.restarter.loop import Alarm, Loop
-from hotproxy.restarter.moves import MAX_COUNT
 from hotproxy.restarter.outbox import Outbox
 from hotproxy.zygote.seats import Seats
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hotproxy.restarter.frames import Channel, FrameError, Message
+from hotproxy.restarter.instance_dir import SUPERVISOR_SOCKET
 from hotproxy.zygote import __main__ as entry
 from hotproxy.zygote import begin
 from hotproxy.zygote.child import Child
@@ -88,7 +89,9 @@ def load_and_live(channel: Channel, orders: Orders) -> int:
     if "forge" in wishes:
         Forging.forge = wishes["forge"]
         begin.Zygote = Forging  # type: ignore[misc]
-    return begin.live(channel, lambda: program, orders.epoch, orders.segment)
+    return begin.live(
+        channel, lambda: program, orders.epoch, orders.segment, orders.instance_dir / SUPERVISOR_SOCKET
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

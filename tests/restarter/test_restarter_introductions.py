@@ -22,6 +22,7 @@ from hotproxy.shm import reader
 from hotproxy.shm.layout import LAYOUT_VERSION
 from hotproxy.shm.liveness import start_time
 from hotproxy.shm.memory import remove_segment
+from tests.kit.forger import Forger
 
 ADDRESS = WantedAddress("127.0.0.1:0", "tcp", host="127.0.0.1")
 HELLO = Hello(
@@ -220,3 +221,45 @@ def test_a_child_that_is_dead_and_counted_already_is_no_reason_to_refuse_anythin
     assert it.answer["ok"]
     assert start_time(it.worker) is not None
     assert [each.pid for each in it.supervisor.live_generations()[0].slot_members] == [it.worker]
+
+
+LIKELY = {
+    "role": ("worker", "control", "nobody"), "pid": (1 << 22, 0, -1), "state": ("accepting", "leaving", "x" * 300),
+    "sockets": ([["a", 0, 0, True, False]], [["a", 0, 0]], [[7]]), "status": (0, 9, -1, 1 << 40),
+}  # fmt: skip
+
+
+def test_nothing_that_is_forged_in_an_introduction_does_any_harm(it: Played) -> None:
+    """C15: it is refused, or it makes sense; the supervisor is well, and no descriptor is left over."""
+    it.supervisor.loop._alarms.clear()  # nobody settles meanwhile
+    forger = Forger(
+        7, ("SOCKETS", "FORKED", "SLOT", "DIED", "INTRODUCED"), {**LIKELY, "serial": (it.serial, it.unborn)}
+    )
+    it.attach(pid=1)
+    before = len(os.listdir("/proc/self/fd"))
+    ends = set()
+    for _ in range(600):
+        it.channel.close()
+        it.attach()
+        while forger.send(it.channel.sock) and it.supervisor.survivors.busy:
+            it.supervisor.loop.turn()
+            if it.supervisor.live_generations():
+                break
+        ends.add(len(it.supervisor.live_generations()))
+        for live in it.supervisor.live_generations():
+            it.supervisor._generations.remove(live)
+            live.close()
+        it.supervisor.sockets.close()
+        it.supervisor.survivors.waiting = True  # for it to come again
+    forger.close()
+    it.channel.close()
+    it.attach()
+    it.bring_socket()
+    it.say("INTRODUCED")
+    assert it.answer["ok"]
+    assert ends == {0, 1}
+    it.supervisor.live_generations()[0].close()
+    it.supervisor.sockets.close()
+    it.channel.close()
+    it.attach(pid=1)
+    assert len(os.listdir("/proc/self/fd")) <= before
