@@ -137,8 +137,8 @@ def one_round(systems: Sequence[System], plan: Plan, place: Machine, number: int
             try:
                 found[system.title] = found.get(system.title, {}) | part(system)
             except Failed as error:
-                failures.append(f"{system.title}, round {number + 1}: left out: {error}")
-                say(failures[-1])
+                say(f"{system.title}, round {number + 1}: left out: {error}")
+                failures.append(f"{system.title}, round {number + 1}: left out: {str(error).partition(chr(10))[0]}")
                 break
     return found
 

@@ -2,7 +2,9 @@
 
 listener            accepts, counts, and keeps the open connections of one listener
 filter_chain        what every kind of connection offers to its listener
-tcp_proxy           carries bytes to one cluster
+introduction        a trusted proxy's connection, until its PROXY header has said who the client is
+tcp_proxy, tcp_leg  carries bytes to one cluster; by which of them: tcp_routes
+splice              the same without copying, for bulk
 connection_manager  HTTP: codec events to streams and back
 stream              one request with its response
 router, held_body   where it goes, and what is kept to send it again

@@ -315,20 +315,15 @@ class Listener:
 
     def _accept_one(self, acceptor: Acceptor) -> int:
         stats = self.config.listener_stats
+        # Before it is ours: a worker that is killed in between would hold a client that nobody knows of.
+        stats.downstream_cx_active.add(1)
         try:
             sock, address = acceptor.sock.accept()
-        except BlockingIOError:
-            return _EMPTY
         except OSError as error:
-            if error.errno in _OF_THE_PEER:
-                return _TAKEN
-            if error.errno in _EXHAUSTED:
-                return _OUT_OF_DESCRIPTORS
-            if error.errno == errno.EINVAL:  # shut down by another holder; it would report EPOLLHUP for ever
-                self._drop(acceptor)
-                return _EMPTY
-            raise
+            stats.downstream_cx_active.add(-1)
+            return self._accepted_nothing(acceptor, error)
         if 0 < self.config.max_connections <= len(self.connections):
+            stats.downstream_cx_active.add(-1)
             stats.downstream_cx_overflow.inc()
             sock.close()
             return _TAKEN
@@ -339,9 +334,20 @@ class Listener:
         self.connections.add(connection)
         self._admission.count_opened()
         stats.downstream_cx_total.inc()
-        stats.downstream_cx_active.add(1)
         connection.start()
         return _TAKEN
+
+    def _accepted_nothing(self, acceptor: Acceptor, error: OSError) -> int:
+        if isinstance(error, BlockingIOError):
+            return _EMPTY
+        if error.errno in _OF_THE_PEER:
+            return _TAKEN
+        if error.errno in _EXHAUSTED:
+            return _OUT_OF_DESCRIPTORS
+        if error.errno == errno.EINVAL:  # shut down by another holder; it would report EPOLLHUP for ever
+            self._drop(acceptor)
+            return _EMPTY
+        raise error
 
     def _connection(self, sock: socket.socket, peer: str, is_tcp: bool) -> DownstreamConnection:
         config = self.config

@@ -47,7 +47,7 @@ def counts(process: subprocess.Popen[bytes], patience_s: float) -> dict[str, Any
     """What a program of clients prints once its stdin is closed."""
     output, _ = process.communicate(timeout=patience_s)
     whole = process.returncode == 0 and output.endswith(b"}\n")
-    assert whole, f"{process.args!r} ended with {process.returncode} and {output[-200:]!r}"
+    assert whole, f"clients ended with {process.returncode} and {output[-200:]!r}"
     found: dict[str, Any] = json.loads(output)
     return found
 

@@ -146,6 +146,25 @@ def test_it_accepts_counts_and_forgets(make):
     assert bench.admission.open == 0
 
 
+def test_a_client_is_counted_before_it_is_ours(make):
+    """Killed between the two, as one worker in 20 was under load, it had held a client that nobody knew of."""
+    bench = make()
+    seen = []
+
+    class Noting(socket.socket):
+        def accept(self):
+            seen.append(bench.counts().get("active", 0))
+            return super().accept()
+
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        bench.listener.add_socket(Noting(fileno=os.dup(sock.fileno())), 0, 0, True, False)
+        bench.listener.start_accepting()
+        bench.connect(sock)
+        bench.loop.run()
+    assert seen == [1, 2], "nobody more waits at the second time"
+    assert bench.counts() == {"total": 1, "active": 1}
+
+
 def test_addresses_of_clients_are_text(make):
     bench = make()
     sock = bench.add_socket(family=socket.AF_INET6)

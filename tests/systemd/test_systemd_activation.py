@@ -113,3 +113,18 @@ def test_a_socket_that_no_listener_has_is_refused_at_a_reload_and_at_a_start(act
     activated.stop()
     assert activated.systemctl("start").returncode != 0
     activated.logs(why, priority=3)
+
+
+def test_a_supervisor_that_replaced_its_code_still_knows_whose_the_socket_is(activated: Service) -> None:
+    """Shut down at a stop, it would be dead for systemd too, and for whoever is started next."""
+    activated.start()
+    pid = activated.pid
+    with activated.load() as load:
+        activated.kill(pid, "USR2")
+        activated.logs("re-attached to generation")
+        activated.eventually(lambda: activated.show("ActiveState") == "active", "the restart to end")
+        counts = load.stop()
+    assert_nothing_lost(counts, activated)
+    assert activated.pid == pid
+    activated.stop()
+    assert activated.curl(URL).returncode == 0

@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.systemd.service import CONFIG, PORT, Service, assert_nothing_lost, assert_only_the_crashed_ones_lost
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -139,30 +137,6 @@ def test_a_killed_zygote_is_replaced_and_nobody_notices(service: Service) -> Non
             lambda: service.newest()["pid"] != killed and service.newest()["state"] == "active", "a new one"
         )
     assert (service.pid, service.show("NRestarts")) == (pid, "0")
-
-
-def test_a_killed_supervisor_is_replaced_and_nobody_notices(service: Service) -> None:
-    service.start()
-    pid = service.pid
-    with nothing_lost(service):
-        service.kill(pid)
-        service.eventually(lambda: service.pid not in (0, pid), "systemd to start it again")
-        service.eventually(lambda: service.show("ActiveState") == "active", "it to serve")
-    assert service.show("NRestarts") == "1"
-
-
-@pytest.mark.slow
-def test_a_supervisor_that_hangs_is_replaced_by_the_watchdog_and_nobody_notices(service: Service) -> None:
-    """The limit is shorter here, so that the test is."""
-    service.drop_in("[Service]\nWatchdogSec=1\n")
-    service.start()
-    pid = service.pid
-    with nothing_lost(service):
-        service.kill(pid, "STOP")
-        service.eventually(lambda: service.show("NRestarts") == "1", "systemd to start it again")
-        service.eventually(lambda: service.show("ActiveState") == "active", "it to serve")
-    assert service.pid != pid
-    service.logs("Watchdog timeout (limit 1s)!")
 
 
 def test_stop_leaves_nothing_but_the_numbers(service: Service) -> None:

@@ -47,7 +47,7 @@ class Envoy(System):
         )
         db = tree.tcp_listener("db", f"127.0.0.1:{place.tcp_port}", "tcp")
         origins = {"long": place.origin_http, "fast": place.origin_fast, "tcp": place.origin_tcp}
-        clusters = [tree.cluster(name, [origin], connect_timeout="1s") for name, origin in origins.items()]
+        clusters = [tree.cluster(name, [origin], connect_timeout="10s") for name, origin in origins.items()]
         config = place.directory / f"envoy-{self.epoch}.json"
         config.write_text(json.dumps(tree.document([web, db], clusters, str(self.admin()))))
         command = [program(), "-c", str(config), "-l", "warn", "--concurrency", str(place.workers)]

@@ -24,7 +24,7 @@ defaults
   timeout client 1h
   timeout server 1h
   timeout tunnel 1h
-  timeout connect 1s
+  timeout connect 10s
   http-reuse always
   @idle@
 frontend web

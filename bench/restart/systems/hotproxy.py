@@ -24,9 +24,9 @@ listeners:
       - {match: {prefix: /}, cluster: long}
   - {name: db, address: "127.0.0.1:@tcp_port@", tcp: {cluster: tcp, idle_timeout: 1h}}
 clusters:
-  - {name: long, endpoints: ["@origin_http@"]}
-  - {name: fast, endpoints: ["@origin_fast@"]}
-  - {name: tcp, endpoints: ["@origin_tcp@"]}
+  - {name: long, connect_timeout: 10s, endpoints: ["@origin_http@"]}
+  - {name: fast, connect_timeout: 10s, endpoints: ["@origin_fast@"]}
+  - {name: tcp, connect_timeout: 10s, endpoints: ["@origin_tcp@"]}
 """
 ENDED = re.compile(r"restart: generation .* ok|restart refused: .*")
 

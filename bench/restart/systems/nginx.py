@@ -32,7 +32,8 @@ http {
   access_log off; keepalive_timeout 1h; keepalive_requests 1000000000; client_max_body_size 0;
   client_body_temp_path @directory@; proxy_temp_path @directory@; fastcgi_temp_path @directory@;
   uwsgi_temp_path @directory@; scgi_temp_path @directory@; proxy_max_temp_file_size 0;
-  proxy_http_version 1.1; proxy_request_buffering off; proxy_read_timeout 1h; proxy_send_timeout 1h;
+  proxy_http_version 1.1; proxy_request_buffering off; proxy_connect_timeout 10s; proxy_read_timeout 1h;
+  proxy_send_timeout 1h;
   proxy_set_header Host $http_host; proxy_set_header Upgrade $http_upgrade;
   proxy_set_header Connection $connection_upgrade;
   upstream long { server @origin_http@; keepalive 64; keepalive_requests 1000000000; }
@@ -47,7 +48,9 @@ http {
 @stream@
 """
 TCP = """stream {
-  server { listen 127.0.0.1:@tcp_port@ backlog=4096; proxy_pass @origin_tcp@; proxy_timeout 1h; }
+  server {
+    listen 127.0.0.1:@tcp_port@ backlog=4096; proxy_pass @origin_tcp@; proxy_connect_timeout 10s; proxy_timeout 1h;
+  }
 }"""
 
 
