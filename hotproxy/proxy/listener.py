@@ -259,13 +259,14 @@ class Listener:
         for acceptor in self._of(address_index, slot):
             self._shut(acceptor)
 
-    def shut_all(self) -> None:
+    def shut_all(self, stored: bool = False) -> None:
         """As `shut`, where nobody else is left to accept what waits.
 
-        A shared socket may be systemd's, and whoever is started next gets the very same: it is let go as it is.
+        A shared socket may be systemd's, others may be `stored` there, and whoever is started next gets the very same:
+        those are let go as they are.
         """
         for acceptor in list(self._acceptors):
-            if acceptor.shared:
+            if acceptor.shared or stored:
                 self._accept_all(acceptor)
                 self._drop(acceptor)
             else:

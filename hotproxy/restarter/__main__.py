@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 
 from hotproxy.errors import EXIT_INTERNAL, EXIT_OK, HotproxyError
+from hotproxy.restarter import rehearsal
 from hotproxy.restarter.log import ERROR, for_stderr, log
 from hotproxy.restarter.resume import Inherited
 from hotproxy.restarter.supervisor import Options, Supervisor
@@ -78,7 +79,7 @@ def run(supervisor: Supervisor) -> int:
 
 def rehearse(supervisor: Supervisor) -> int:
     """For the supervisor that runs: the digest of this code on stdout, if it can begin. What is raised is on stderr."""
-    print(supervisor.rehearse())
+    print(rehearsal.rehearse(supervisor))
     return EXIT_OK
 
 

@@ -166,7 +166,8 @@ class Actions:
 
     def _shut(self, live: LiveGeneration, event: Event) -> None:
         if self._supervisor.stopping:
-            live.removed = [owned for owned in self._sockets.all() if not owned.kept]
+            stays = self._supervisor.store.keeps
+            live.removed = [each for each in self._sockets.all() if not (each.kept or (each.stored and stays))]
         known = set(map(id, live.removed))
         live.removed += [owned for owned in self._sockets.strays(live.lease) if id(owned) not in known]
         wires = [live.lease.wire(owned) for owned in live.removed if owned.identity in live.lease.names]

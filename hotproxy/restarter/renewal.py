@@ -22,6 +22,7 @@ from hotproxy.restarter.generation import State
 from hotproxy.restarter.live import LEAVING
 from hotproxy.restarter.log import ERROR, NOTICE, log
 from hotproxy.restarter.loop import Alarm, Loop
+from hotproxy.restarter.rehearsal import clear
 from hotproxy.restarter.requests import SIGNALS
 from hotproxy.restarter.resume import Resume
 from hotproxy.restarter.spawn import TAIL_BYTES, describe_exit
@@ -162,7 +163,7 @@ class Renewal:
         late = self._alarm.call is None
         self._alarm.cancel()
         rehearsal.end(self._loop)
-        self._supervisor.clear_rehearsal()
+        clear(self._supervisor.options.instance_dir)
         words = rehearsal.errors.decode(errors="replace").strip().splitlines()
         if self._supervisor.stopping:
             pass
@@ -204,7 +205,7 @@ class Renewal:
                 self._rehearsed = ""  # the next look begins again
                 return
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-            self._supervisor.catch_up()  # with signals that came before: one may ask for a restart
+            self._supervisor.requests.catch_up()  # with signals that came before: one may ask for a restart
             if self._is_quiet():
                 self._execute()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

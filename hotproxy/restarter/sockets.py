@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -44,6 +44,7 @@ class OwnedSocket:
     sock: socket.socket
     path: UnixPath | None = None
     kept: bool = False
+    stored: bool = False  # in systemd's descriptor store (`store`)
 
     @property
     def listening(self) -> bool:
@@ -53,16 +54,16 @@ class OwnedSocket:
     def to_wire(self) -> list[Any]:
         """For the next version of this supervisor, which gets the descriptor too."""
         path = [self.path.path, self.path.staged, *self.path.inode] if self.path is not None else None
-        return [self.sock.fileno(), self.identity, self.slot, self.shared, path, self.kept]
+        return [self.sock.fileno(), self.identity, self.slot, self.shared, path, self.kept, self.stored]
 
     @classmethod
     def from_wire(cls, wire: Sequence[Any]) -> OwnedSocket:
         """Raises ValueError, TypeError, OSError."""
-        fd, identity, slot, shared, path, kept, *_ = wire
+        fd, identity, slot, shared, path, kept, stored, *_ = wire
         sock = socket.socket(fileno=fd)
         os.set_inheritable(fd, False)
         where = UnixPath(path[0], path[1], (path[2], path[3])) if path is not None else None
-        return cls(identity, slot, shared, sock, where, kept)
+        return cls(identity, slot, shared, sock, where, kept, stored)
 
     @property
     def inode(self) -> tuple[int, int]:
@@ -107,8 +108,9 @@ class Lease:
 class SocketTable:
     """All of them. `is_ours(pid)` says whether a process belongs to this instance (one that a dead supervisor left)."""
 
-    def __init__(self, is_ours: OursAsker) -> None:
+    def __init__(self, is_ours: OursAsker, on_shut: Callable[[OwnedSocket], None] = lambda owned: None) -> None:
         self._is_ours = is_ours
+        self._on_shut = on_shut
         self._sockets: dict[tuple[Identity, int], OwnedSocket] = {}
 
     def __len__(self) -> int:
@@ -250,13 +252,18 @@ class SocketTable:
         return list(self._sockets.values())
 
     def shut(self, owned: OwnedSocket) -> None:
+        self._on_shut(owned)
         self._forget(owned)
         owned.shut()
 
     def close(self) -> None:
-        """At the supervisor's end: no file of a unix socket is left."""
+        """At the supervisor's end: no file of a unix socket is left, but for those that the next start is passed."""
         for owned in list(self._sockets.values()):
-            self.shut(owned)
+            if owned.stored:
+                self._forget(owned)
+                owned.sock.close()
+            else:
+                self.shut(owned)
 
     def bound(self, lease: Lease, listener: str) -> list[str]:
         """The addresses of a listener as they are bound: "127.0.0.1:40123", "unix:/run/x.sock"."""

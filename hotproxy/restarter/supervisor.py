@@ -10,7 +10,6 @@ import os
 import resource
 import selectors
 import signal
-import socket
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -23,7 +22,6 @@ from hotproxy.restarter.actions import Actions
 from hotproxy.restarter.commands import Caller, CommandSocket
 from hotproxy.restarter.conversation import Conversation
 from hotproxy.restarter.digest import supervisor_code
-from hotproxy.restarter.frames import Channel
 from hotproxy.restarter.generation import ACCEPTING_STATES, ON_TRIAL, Event, State, step
 from hotproxy.restarter.heartbeats import LATE_TICKS, TICK_S, Heartbeats
 from hotproxy.restarter.hello import NO_LIMIT_S
@@ -41,6 +39,7 @@ from hotproxy.restarter.restarts import Outcome, Restarts
 from hotproxy.restarter.resume import NOTHING, Inherited, read_or_none
 from hotproxy.restarter.sockets import OwnedSocket, SocketTable
 from hotproxy.restarter.spawn import spawn
+from hotproxy.restarter.store import Store
 from hotproxy.restarter.survivors import WAIT_S, Survivors
 from hotproxy.restarter.systemd import Notifier, passed_descriptors
 
@@ -84,9 +83,10 @@ class Supervisor:
         self._zygote_command = list(zygote_command)
         self.loop = Loop(selectors.DefaultSelector())
         self.ledger = Ledger(options.instance, options.instance_dir)
-        self.sockets = SocketTable(self._is_ours)
-        self.restarts = Restarts(self.loop, self)
         self.notifier = Notifier()
+        self.store = Store(self.notifier)
+        self.sockets = SocketTable(self._is_ours, self.store.remove)
+        self.restarts = Restarts(self.loop, self)
         self.started_s = self.loop.now_s()
         self.code = supervisor_code()
         self._generations: list[LiveGeneration] = []
@@ -100,7 +100,7 @@ class Supervisor:
         self.survivors = Survivors(self)
         self.renewal = Renewal(self, own_command)
         self._inherited = inherited
-        self._requests = Requests(self)
+        self.requests = Requests(self)
         self._late_ticks = late_ticks
         self._stop_callers: list[Caller] = []
         self.stopping = False
@@ -118,11 +118,10 @@ class Supervisor:
         set_process_name("hotproxy")
         become_subreaper()
         _allow_all_descriptors()
-        self._requests.hear_signals()
+        self.requests.hear_signals()
         try:
-            for name, fd in passed_descriptors():
-                self.sockets.activate(name, fd)
-            self.commands = self._listen(directory / SUPERVISOR_SOCKET, inherited.commands)
+            self.store.take(self.sockets, passed_descriptors())
+            self.commands = self.listen(directory / SUPERVISOR_SOCKET, inherited.commands)
         except OSError as error:
             self.lock.release()
             raise HotproxyError(f"{directory / SUPERVISOR_SOCKET}: {error.strerror}") from None
@@ -151,8 +150,8 @@ class Supervisor:
         self.lock.release()
         return self._exit_code
 
-    def _listen(self, path: Path, inherited: int = -1) -> CommandSocket:
-        return CommandSocket(path, self.loop, self._requests.on_command, self.survivors.welcome, inherited)
+    def listen(self, path: Path, inherited: int = -1) -> CommandSocket:
+        return CommandSocket(path, self.loop, self.requests.on_command, self.survivors.welcome, inherited)
 
     # --- its own code ---
 
@@ -169,34 +168,6 @@ class Supervisor:
                 self.sockets.put(OwnedSocket.from_wire(wire))
         except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
             log(WARNING, f"not all that the last version handed over makes sense: {error!r}")
-
-    def rehearse(self) -> str:
-        """As much of a start as can be had beside the supervisor that runs: the digest of this code."""
-        self._requests.hear_signals()
-        self.ledger.look()
-        commands = self._listen(self._rehearsal_path)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-            sock.connect(str(commands.path))
-            caller = Channel(sock)
-            caller.send("COMMAND", {"verb": "status", "arguments": {}})
-            while (answer := caller.receive()) is None:
-                self.loop.turn()
-        commands.close()
-        if not answer.fields.get("ok"):
-            raise HotproxyError(f"it does not say how it is: {answer.fields}")
-        return self.code
-
-    @property
-    def _rehearsal_path(self) -> Path:
-        return self.options.instance_dir / "rehearsal"  # not longer than the one it stands for: 107 bytes are the limit
-
-    def clear_rehearsal(self) -> None:
-        """Whatever one that failed has left."""
-        for path in (self._rehearsal_path, self._rehearsal_path.with_name("rehearsal.new")):
-            path.unlink(missing_ok=True)
-
-    def catch_up(self) -> None:
-        self._requests.catch_up()
 
     # --- generations ---
 
@@ -401,6 +372,10 @@ class Supervisor:
             return
         log(NOTICE, "stopping")
         self.stopping = True
+        self.store.keeps = caller is None  # a signal: `systemctl restart` begins with one
+        if caller is not None:
+            for owned in self.sockets.all():
+                self.store.remove(owned)
         self.notifier.stopping()
         self.ledger.draining(True)
         self.restarts.close()
@@ -465,6 +440,7 @@ class Supervisor:
         self.reap()
         self.notifier.flush()
         self.renewal.look()
+        self.store.add(self.sockets.all())
         self.ledger.fold_strangers()
         for live in self._generations:
             if live.is_deaf(min(DEAF_TICKS, self._late_ticks)):

@@ -277,8 +277,12 @@ class Survivors:
             return
         heir = next((live for live in reversed(back) if not live.yielded), None)
         if heir is not None:
-            for owned in supervisor.sockets.without(heir.lease):  # handed over, and nobody's: its zygote is gone
-                if not any(owned in live.lease.sockets for live in lives):
+            for owned in supervisor.sockets.without(heir.lease):
+                if owned.kept:
+                    log(
+                        WARNING, f"systemd listens on {owned.identity}, and generation {heir.epoch} does not know of it"
+                    )
+                elif not any(owned in live.lease.sockets for live in lives):  # handed over, and its generation is gone
                     supervisor.sockets.shut(owned)
             self.outcome = f"re-attached to generation {heir.epoch} (pid {heir.pid})"
             log(NOTICE, self.outcome)

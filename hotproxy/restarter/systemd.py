@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Mapping, MutableMapping
@@ -21,6 +22,10 @@ MAX_STATUS_BYTES: Final = 2000
 MAX_WAITING: Final = 16
 # SD_LISTEN_FDS_START: 0, 1 and 2 are the standard streams.
 FIRST_PASSED: Final = 3
+# How many descriptors systemd stores for us: it says so since version 254, and our units for those before.
+STORE_VARIABLE: Final = "FDSTORE"
+# Also to zygotes and workers: what is stored they let go of, and never shut it down.
+STORED: Final = bool(os.environ.get(STORE_VARIABLE))
 
 
 def passed_descriptors(environment: MutableMapping[str, str] = os.environ) -> list[tuple[str, int]]:
@@ -57,7 +62,7 @@ class Notifier:
     leave the unit "reloading" until it is killed.
     """
 
-    __slots__ = ("_address", "_sock", "_waiting", "watchdog_s")
+    __slots__ = ("_address", "_sock", "_storing", "_waiting", "watchdog_s")
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
@@ -65,6 +70,9 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) if address else None
         self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
+        self._storing: deque[tuple[bytes, int]] = (
+            deque()
+        )  # after those: what is stored, with our copy, or taken out (-1)
         self.watchdog_s = self._watchdog_s(environment)
 
     @staticmethod
@@ -90,14 +98,32 @@ class Notifier:
     def status(self, text: str) -> None:
         self._send(f"STATUS={text}")
 
+    @property
+    def active(self) -> bool:
+        return self._sock is not None
+
+    def store(self, name: str, fd: int) -> None:
+        """Into the descriptor store; systemd takes it out by itself when it is shut down (FDPOLL=1, the default)."""
+        if self._sock is not None:
+            self._storing.append((f"FDSTORE=1\nFDNAME={name}".encode(), os.dup(fd)))
+            self.flush()
+
+    def forget(self, name: str) -> None:
+        if self._sock is not None:
+            self._storing.append((f"FDSTOREREMOVE=1\nFDNAME={name}".encode(), -1))
+            self.flush()
+
     def pet(self) -> None:
         if not self._waiting:  # what waits matters more, and tells as well that we live
             self._send("WATCHDOG=1")
 
     def close(self) -> None:
         if self._sock is not None:
+            self.flush()
             self._sock.close()
             self._sock = None
+            while self._storing:
+                _close(self._storing.popleft()[1])
 
     def _send(self, *lines: str) -> None:
         if self._sock is None:
@@ -116,6 +142,22 @@ class Notifier:
             except OSError:
                 pass  # systemd restarts: it asks again for nothing, and its watchdog notices what matters
             self._waiting.popleft()
+        while self._storing and self._sock is not None:
+            text, fd = self._storing[0]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))] if fd >= 0 else []
+            try:
+                self._sock.sendmsg([text], rights, 0, self._address)
+            except BlockingIOError:
+                return
+            except OSError:
+                pass  # as above
+            _close(fd)
+            self._storing.popleft()
+
+
+def _close(fd: int) -> None:
+    if fd >= 0:
+        os.close(fd)
 
 
 def _cut(line: str) -> str:

@@ -32,7 +32,17 @@ class Watching(Protocol):
 class Drain:
     """`tick()` is called by the worker's tick; `over` says that the process may exit."""
 
-    __slots__ = ("_clock", "_cut", "_leave_at_s", "_orphan_s", "_parts", "_timeout_s", "_watching", "deadline_s")
+    __slots__ = (
+        "_clock",
+        "_cut",
+        "_leave_at_s",
+        "_orphan_s",
+        "_parts",
+        "_stored",
+        "_timeout_s",
+        "_watching",
+        "deadline_s",
+    )
 
     def __init__(
         self,
@@ -41,9 +51,11 @@ class Drain:
         clock: Clock,
         timeout_s: float,
         orphan_s: float = DEFAULT_ORPHAN_TIMEOUT_S,
+        stored: bool = False,
     ) -> None:
         """`orphan_s`: how long an orphan serves on, and then `timeout_s`: how long its connections may take; others are
-        given their deadline. 0 = no limit."""
+        given their deadline. 0 = no limit. `stored`: whoever is started next is passed the same sockets."""
+        self._stored = stored
         self._orphan_s = orphan_s or math.inf
         self._parts = parts
         self._watching = watching
@@ -98,7 +110,7 @@ class Drain:
         if self._leave_at_s and now_s >= self._leave_at_s and not self.leaving:
             log(WARNING, f"no supervisor for {self._orphan_s:g} s: draining")
             for listener in self._parts.listeners.values():
-                listener.shut_all()  # what waits in a queue would be reset: nobody else holds these sockets
+                listener.shut_all(self._stored)  # what waits in a queue would be reset: nobody else holds these sockets
             self.begin(now_s + self._timeout_s if self._timeout_s > 0.0 else math.inf)
         if self.leaving and not self._cut and now_s >= self.deadline_s:
             self._cut = True

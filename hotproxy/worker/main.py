@@ -27,6 +27,7 @@ from hotproxy.net.connection import Connection
 from hotproxy.net.poller import Poller
 from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull, DescriptorsLost, FrameError, Message
 from hotproxy.restarter.log import ERROR, INFO, WARNING, log, name_process
+from hotproxy.restarter.systemd import STORED
 from hotproxy.shm.cells import Slab
 from hotproxy.worker.build import INTERNAL_ERRORS, Parts, build
 from hotproxy.worker.drain import Drain
@@ -119,7 +120,7 @@ class Worker:
             start.config, start.slab, self._poller, self._wheel, self._clock, random.Random(), _report
         )
         self._drain = Drain(
-            self._parts, self._poller, self._clock, start.drain_timeout_s, start.config.orphan_timeout_s
+            self._parts, self._poller, self._clock, start.drain_timeout_s, start.config.orphan_timeout_s, STORED
         )
         self._handoff = Handoff(
             self._parts.listeners, self._parts.runtime, self._poller, self._wheel, start.slab.serial, self._send,

@@ -23,6 +23,7 @@ from hotproxy.restarter.log import ERROR, INFO, NOTICE, WARNING, log, name_proce
 from hotproxy.restarter.loop import Alarm, Loop
 from hotproxy.restarter.outbox import Outbox
 from hotproxy.restarter.spawn import describe_exit
+from hotproxy.restarter.systemd import STORED
 from hotproxy.shm.cells import Slab, SlabPlace
 from hotproxy.shm.layout import ShmError
 from hotproxy.shm.schema import Schema
@@ -191,10 +192,11 @@ class Zygote:
                     self._ask_slab(seat)
 
     def _leave(self, deadline_s: float) -> None:
-        """Nobody else holds our sockets: what waits in their queues is taken before they are closed."""
+        """Nobody else holds our sockets: what waits in their queues is taken before they are closed. But systemd, where
+        it stores them, passes them to the next supervisor."""
         log(WARNING, "no other supervisor has come: draining")
         self._leaving = None
-        if self._phase is Phase.SERVING:
+        if self._phase is Phase.SERVING and not STORED:
             self._seats.shut([held.wire() for held in self._seats.sockets])
         self._drain(deadline_s)
         self._supervisor.introduce_again()  # one that has not answered yet was told that we serve

@@ -23,7 +23,7 @@ class Parts:
         self.runtime = SimpleNamespace(draining=False, snapshot=SimpleNamespace(pools=pools))
         self.listeners = {"web": self}
 
-    def shut_all(self) -> None:
+    def shut_all(self, stored: bool) -> None:
         self.asked.append("shut")
 
     def leave(self) -> None:
