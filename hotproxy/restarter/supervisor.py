@@ -12,6 +12,7 @@ import selectors
 import signal
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from hotproxy.restarter.sockets import OwnedSocket, SocketTable
 from hotproxy.restarter.spawn import spawn
 from hotproxy.restarter.survivors import WAIT_S, Survivors
 from hotproxy.restarter.systemd import Notifier, passed_descriptors
+from hotproxy.restarter.ticket_chain import TicketChain
 
 # Before HELLO nothing is known of a generation's own deadlines: interpreter, imports, config.
 HELLO_S: Final = 30.0
@@ -89,6 +91,7 @@ class Supervisor:
         self.notifier = Notifier()
         self.started_s = self.loop.now_s()
         self.code = supervisor_code()
+        self.tickets = TicketChain.new(time.time())
         self._generations: list[LiveGeneration] = []
         self._events: deque[tuple[LiveGeneration, Event]] = deque()
         self._handling = False
@@ -167,6 +170,8 @@ class Supervisor:
                 self.restarts.last = Outcome.from_wire(resume.last_restart)
             for wire in resume.sockets:
                 self.sockets.put(OwnedSocket.from_wire(wire))
+            if resume.tickets:
+                self.tickets = TicketChain.from_wire(resume.tickets)
         except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
             log(WARNING, f"not all that the last version handed over makes sense: {error!r}")
 
@@ -463,6 +468,7 @@ class Supervisor:
     def _tick(self) -> None:
         self.loop.after(TICK_S, self._tick)
         self.reap()
+        self.tickets.advance(time.time())
         self.notifier.flush()
         self.renewal.look()
         self.ledger.fold_strangers()
