@@ -52,6 +52,30 @@ def test_a_handshake_in_pieces(folder: Path, version: ssl.TLSVersion, piece: int
     bench.close()
 
 
+def fragmented(record: bytes, size: int) -> bytes:
+    """One record as several, which RFC 8446 section 5.1 allows for handshake messages."""
+    body = record[5:]
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    return b"".join(record[:3] + len(piece).to_bytes(2, "big") + piece for piece in pieces)
+
+
+@pytest.mark.parametrize("size", [1, 7, 200])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_client_hello_in_many_records(folder: Path, version: ssl.TLSVersion, size: int) -> None:
+    context = client_context()
+    context.maximum_version = version
+    bench = Bench(side(Files(folder, NAME)), context)
+    bench.handshake.start(10.0)
+    bench.peer.step()
+    bench.send(fragmented(bench.peer.said(), size))
+    for _ in range(4):
+        bench.peer.step()
+        bench.send(bench.peer.said())
+    assert bench.secure is not None, bench.failed
+    assert bench.secure.info.server_name == NAME
+    bench.close()
+
+
 @pytest.mark.parametrize(
     ("asked", "given"),
     [
