@@ -89,6 +89,16 @@ CONNECT_TIMEOUT: Final = Reason(
     Retry.ALWAYS,
     "upstream connect error or disconnect/reset before headers. reset reason: connection timeout",
 )
+# Connected, and no handshake: the details say why (`transport failure reason` is Envoy's word). Counted by the pool.
+TLS_FAILURE: Final = Reason(
+    Side.UPSTREAM,
+    503,
+    "UF",
+    "upstream_reset_before_response_started{connection_failure|TLS_error}",
+    retry=Retry.ALWAYS,
+    body="upstream connect error or disconnect/reset before headers. reset reason: connection failure, "
+    "transport failure reason: TLS error",
+)
 # No descriptor or memory for a socket of ours, which says nothing about the endpoint. Counted where it happens.
 LOCAL_CONNECT_FAILURE: Final = Reason(
     Side.LOCAL,

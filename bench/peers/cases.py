@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.peers import loads, native
+from bench.peers import loads, native, tls
 from bench.peers.figures import Round
 from bench.peers.loads import Failed
 from bench.peers.origin import HOST, SMALL, Origin
@@ -72,14 +72,21 @@ class Case:
 
 
 def closed_loop(
-    path: str, connections: int, seconds: int, method: str = "GET", body: int = 0, close: bool = False
+    path: str,
+    connections: int,
+    seconds: int,
+    method: str = "GET",
+    body: int = 0,
+    close: bool = False,
+    secure: bool = False,
 ) -> Callable[[Proxy, Machine, int], dict[str, float]]:
     """wrk asks again as soon as it has been answered."""
     fields = HEADERS | ({"Connection": "close"} if close else {})
 
     def run(proxy: Proxy, machine: Machine, number: int) -> dict[str, float]:
         assert proxy.tree is not None
-        command = loads.closed_loop(proxy.port, path, connections, seconds, fields, method, body)
+        origin = f"https://127.0.0.1:{proxy.tls_port}" if secure else f"http://127.0.0.1:{proxy.port}"
+        command = loads.closed_loop(origin + path, connections, seconds, fields, method, body)
         before_s = proxy.tree.cpu_s()
         said = loads.run(command, machine.load_cpu)
         spent_s = proxy.tree.cpu_s() - before_s
@@ -182,6 +189,28 @@ def all_cases(quick: bool, rates: Sequence[float], seconds: int = 0) -> list[Cas
         Case("body-1m", "bodies of 1 MiB", (CPU_GB, RATE), closed_loop("/files/1m", 8, seconds), rounds(5)),
         Case("body-100m", "bodies of 100 MiB", (CPU_GB,), closed_loop("/files/100m", 2, seconds), rounds(5)),
     ]
+    found += [
+        Case(
+            "tls",
+            "TLS 1.3, small reply, kept connections",
+            (CPU, RATE),
+            closed_loop(SMALL, 32, seconds, secure=True),
+            rounds(7),
+            with_floor=False,
+        ),
+        Case(
+            "tls-body-1m",
+            "TLS 1.3, bodies of 1 MiB",
+            (CPU_GB, RATE),
+            closed_loop("/files/1m", 8, seconds, secure=True),
+            rounds(3),
+            with_floor=False,
+        ),
+    ]
+    for name, resumed in (("full", False), ("resumed", True)):
+        run_tls = tls.handshakes(resumed, 300 if quick else 1000, CPU.key)
+        title = f"TLS 1.3, a new connection with a {name} handshake per request"
+        found.append(Case(f"tls-{name}", title, (CPU,), run_tls, rounds(5), with_floor=False))
     for rate in rates if native.build("open_loop") is not None else ():
         title = f"{rate:,g} requests per second, open loop"
         run = open_loop(rate, 64, 1.2 if quick else 2.2)
@@ -189,6 +218,8 @@ def all_cases(quick: bool, rates: Sequence[float], seconds: int = 0) -> list[Cas
     connections = 500 if quick else 2000
     title = f"{connections} idle connections"
     found.append(Case("idle", title, (MEMORY,), idle_memory(connections), 1 if quick else 3, False, True))
+    run_idle = tls.idle_memory(connections // 2, MEMORY.key)
+    found.append(Case("tls-idle", f"{connections // 2} idle TLS connections", (MEMORY,), run_idle, 1, False, True))
     found.append(Case("start", "start-up", (STARTUP,), start_up, 1 if quick else 7, False, True))
     return found
 

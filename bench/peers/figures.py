@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 Round = dict[str, dict[str, float]]
 
+
 # In a round in which even copying bytes took twice its best tail, the machine was measured and no proxy.
 DISTURBED = 2.0
 

@@ -18,13 +18,13 @@ class Failed(Exception):
 
 
 def closed_loop(
-    port: int, path: str, connections: int, seconds: int, fields: Mapping[str, str], method: str = "GET", body: int = 0
+    url: str, connections: int, seconds: int, fields: Mapping[str, str], method: str = "GET", body: int = 0
 ) -> list[str]:
     """Prints requests, bytes, duration_s, errors."""
     headers = [word for name, value in fields.items() for word in ("-H", f"{name}: {value}")]
     command = [str(find("wrk")), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
     command += ["-s", str(Path(__file__).with_name("wrk.lua")), *headers]
-    return [*command, f"http://127.0.0.1:{port}{path}", "--", method, str(body)]
+    return [*command, url, "--", method, str(body)]
 
 
 def open_loop(

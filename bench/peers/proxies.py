@@ -1,5 +1,6 @@
 """How each proxy is configured and started: routes by host and prefix, two endpoints, least request, X-Forwarded-For,
-X-Forwarded-Proto, X-Request-Id, Via in both directions, an access log in a file, its statistics; one worker each.
+X-Forwarded-Proto, X-Request-Id, Via in both directions, an access log in a file, its statistics; one worker each. The
+same by TLS on a second port, with an ECDSA certificate.
 
 What is not set is as it comes, but for three things. Limits on requests per connection are lifted. nginx logs through
 a buffer, as hotproxy and Envoy do, and never spills an answer into a temporary file, as none of the others does.
@@ -15,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.peers import envoy, native
 from bench.peers.origin import ECHO, HOST, SMALL, Origin
@@ -24,6 +25,7 @@ from bench.startup import free_port
 from hotproxy.shm.segment import segment_name
 from tests.kit.envoy import NoEnvoy, program
 from tests.kit.origin import find
+from tests.kit.tls import Files
 
 FLOOR, NGINX, HAPROXY, ENVOY, HOTPROXY = "pass-through", "nginx", "HAProxy", "Envoy", "hotproxy"
 INSTANCE = "bench"
@@ -47,7 +49,8 @@ http {{
   proxy_set_header X-Request-Id $request_id; proxy_set_header Via "1.1 nginx"; add_header Via "1.1 nginx";
   server {{ listen 127.0.0.1:{port} backlog=4096 default_server; location / {{ return 404; }} }}
   server {{
-    listen 127.0.0.1:{port}; server_name {host} *.{host};
+    listen 127.0.0.1:{port}; listen 127.0.0.1:{tls_port} ssl backlog=4096; server_name {host} *.{host};
+    ssl_certificate {cert}; ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3;
     location /v1/ {{ proxy_pass http://api; }}
     location /files/ {{ proxy_pass http://api; }}
     location /status {{ stub_status; }}
@@ -73,7 +76,9 @@ defaults
   http-reuse always
 frontend web
   bind 127.0.0.1:{port} backlog 4096
-  http-request set-header X-Forwarded-Proto http
+  bind 127.0.0.1:{tls_port} backlog 4096 ssl crt {both}
+  http-request set-header X-Forwarded-Proto http unless {{ ssl_fc }}
+  http-request set-header X-Forwarded-Proto https if {{ ssl_fc }}
   http-request set-header X-Request-Id %[uuid()]
   http-request set-header Via "1.1 haproxy"
   http-response set-header Via "1.1 haproxy"
@@ -97,13 +102,18 @@ listeners:
   - name: web
     address: 127.0.0.1:{port}
     access_log: {{path: {directory}/access.log}}
-    virtual_hosts:
+    virtual_hosts: &hosts
       - domains: [{host}, "*.{host}"]
         routes:
           - {{match: {{prefix: /v1/}}, cluster: api}}
           - {{match: {{prefix: /files/}}, cluster: api}}
       - domains: ["*"]
         routes: [{{match: {{prefix: /}}, direct_response: {{status: 404}}}}]
+  - name: secure
+    address: 127.0.0.1:{tls_port}
+    access_log: {{path: {directory}/access.log}}
+    tls: {{certificates: [{{cert: {cert}, key: {key}}}]}}
+    virtual_hosts: *hosts
 clusters:
   - name: api
     lb_policy: least_request
@@ -111,13 +121,20 @@ clusters:
 """
 
 
+class Ports(NamedTuple):
+    """Where a proxy listens: HTTP, and the same by TLS."""
+
+    plain: int
+    tls: int
+
+
 class Proxy:
     """One proxy in a directory of its own, running between `start` and `end`; again if asked."""
 
-    def __init__(self, name: str, version: str, command: Callable[[Path, int, Origin], list[str]]) -> None:
+    def __init__(self, name: str, version: str, command: Callable[[Path, Ports, Origin], list[str]]) -> None:
         self.name = name
         self.version = version
-        self.port = 0
+        self.port = self.tls_port = 0
         self.tree: Tree | None = None
         self._command = command
 
@@ -125,8 +142,8 @@ class Proxy:
         """Returns when it has answered a request."""
         directory.mkdir(exist_ok=True)
         self._directory = directory
-        self.port = free_port()
-        self.tree = Tree(self._command(directory, self.port, origin), cpu, directory / "out.log")
+        self.port, self.tls_port = ports = Ports(free_port(), free_port())
+        self.tree = Tree(self._command(directory, ports, origin), cpu, directory / "out.log")
         self._logs = [directory / "out.log", directory / "access.log"]
         self.tree.wait_until(lambda: status(self.port, SMALL) == 200)
 
@@ -154,7 +171,9 @@ def available(say: Callable[[str], None]) -> list[Proxy]:
     if floor is None:
         say("no C compiler: no floor, and no latencies in open loop")
     else:
-        proxies.append(Proxy(FLOOR, "", lambda directory, port, origin: [str(floor), str(port), str(origin.ports[0])]))
+        proxies.append(
+            Proxy(FLOOR, "", lambda directory, ports, origin: [str(floor), str(ports.plain), str(origin.ports[0])])
+        )
     nginx, haproxy = find("nginx"), find("haproxy")
     if nginx is None:
         raise SystemExit("bench: nginx is needed: it is the origin, and what the others are compared with")
@@ -215,10 +234,17 @@ def version(*command: str) -> str:
     return found.group() if found else "unknown"
 
 
-def _writes(template: str, file: str, command: list[str]) -> Callable[[Path, int, Origin], list[str]]:
-    def prepare(directory: Path, port: int, origin: Origin) -> list[str]:
+def _writes(template: str, file: str, command: list[str]) -> Callable[[Path, Ports, Origin], list[str]]:
+    def prepare(directory: Path, ports: Ports, origin: Origin) -> list[str]:
         path = directory / file
-        path.write_text(template.format(directory=directory, port=port, ports=origin.ports, host=HOST))
+        files = Files(directory, HOST)
+        both = directory / "both.pem"
+        both.write_text(files.cert.read_text() + files.key.read_text())
+        text = template.format(
+            directory=directory, port=ports.plain, tls_port=ports.tls, ports=origin.ports, host=HOST, cert=files.cert,
+            key=files.key, both=both,
+        )  # fmt: skip
+        path.write_text(text)
         path.chmod(0o640)
         return [*(word.format(directory=directory) for word in command), str(path)]
 
@@ -229,15 +255,17 @@ def _nginx_arguments(nginx: str) -> list[str]:
     return [nginx, "-p", "{directory}", "-e", "{directory}/error.log", "-c"]
 
 
-def hotproxy_command(directory: Path, port: int, origin: Origin) -> list[str]:
+def hotproxy_command(directory: Path, ports: Ports, origin: Origin) -> list[str]:
     """How it is started; the last word is the path of the config, which is written by then."""
     command = [*HOTPROXY_COMMAND, "--instance", INSTANCE, "--runtime-dir", "{directory}/run", "run", "-c"]
-    return _writes(HOTPROXY_CONFIG, "hotproxy.yaml", command)(directory, port, origin)
+    return _writes(HOTPROXY_CONFIG, "hotproxy.yaml", command)(directory, ports, origin)
 
 
-def _envoy_command(binary: str) -> Callable[[Path, int, Origin], list[str]]:
-    def prepare(directory: Path, port: int, origin: Origin) -> list[str]:
-        config: dict[str, Any] = envoy.config(directory, port, origin.ports, HOST)
+def _envoy_command(binary: str) -> Callable[[Path, Ports, Origin], list[str]]:
+    def prepare(directory: Path, ports: Ports, origin: Origin) -> list[str]:
+        files = Files(directory, HOST)
+        config: dict[str, Any] = envoy.config(directory, ports.plain, origin.ports, HOST)
+        envoy.add_tls(config, ports.tls, files.cert, files.key)
         path = directory / "envoy.json"
         path.write_text(json.dumps(config))
         # Two Envoys with the same base id believe to be a hot restart of each other, and each leaves its shared memory.

@@ -20,7 +20,7 @@ from bench.peers import machine as machines
 from bench.peers.cases import CPU, RATE, Case, Machine, all_cases
 from bench.peers.origin import Origin
 from bench.peers.processes import two_cpus
-from bench.peers.proxies import HOTPROXY, HOTPROXY_COMMAND, INSTANCE, Proxy, hotproxy, hotproxy_command
+from bench.peers.proxies import HOTPROXY, HOTPROXY_COMMAND, INSTANCE, Ports, Proxy, hotproxy, hotproxy_command
 from bench.profiling import flame, stacks
 from tests.kit.origin import find
 
@@ -104,8 +104,8 @@ def named() -> Proxy:
     if sys.version_info < (3, 12):
         return hotproxy()
 
-    def command(directory: Path, port: int, origin: Origin) -> list[str]:
-        *_, config = hotproxy_command(directory, port, origin)
+    def command(directory: Path, ports: Ports, origin: Origin) -> list[str]:
+        *_, config = hotproxy_command(directory, ports, origin)
         place = directory / "run" / INSTANCE
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
         return [sys.executable, str(SUPERVISOR), config, INSTANCE, str(place)]

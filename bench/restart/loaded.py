@@ -60,7 +60,7 @@ def run(system: System, plan: Plan, machine: Machine, number: int) -> dict[str, 
 
 def capacity(port: int, cpu: int) -> float:
     """Requests per second in a closed loop."""
-    said = loads.run(loads.closed_loop(port, SMALL, CONNECTIONS, CAPACITY_S, {"Host": HOST}), cpu)
+    said = loads.run(loads.closed_loop(f"http://127.0.0.1:{port}{SMALL}", CONNECTIONS, CAPACITY_S, {"Host": HOST}), cpu)
     if said["errors"] or not said["requests"]:
         raise Failed(f"{said['errors']:.0f} errors in {said['requests']:.0f} requests before any restart")
     return said["requests"] / said["duration_s"]

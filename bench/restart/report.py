@@ -29,8 +29,8 @@ Made by `{command}`; [docs/restart-bench.md](../restart-bench.md) says what each
 [restart.json](restart.json).
 
 * **Machine.** {cpu}, {cpus} CPUs, Linux {kernel}, Python {python}, {date}. Load average {load_before} at the beginning,
-  {load_after} at the end; work that is none of the benchmark's used {other_cpus} CPUs meanwhile. A thread that does
-  nothing but read the clock was kept from running for {machine_ms:.0f} ms at worst (median of the trials).
+  {load_after} at the end; work that is none of the benchmark's used {other_cpus} CPUs meanwhile. A process that does
+  nothing but look at the clock was kept from running for {machine_ms:.0f} ms at worst.
 * **Setting.** {rounds} rounds, the proxies taking turns; in each {restarts} restarts, {gap_s:g} s apart, with the same
   config before and after. {workers} workers on one CPU; clients and origins on another one. {new_per_s} new connections
   per second, and {open} that stay: {keepalive} keep-alive, {websocket} WebSocket, {tcp} TCP, {downloads} downloads,
@@ -92,7 +92,8 @@ def markdown(made: dict[str, Any]) -> str:
     about["versions"] = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
     about["rounds"] = len(made["measured"])
     about["open"] = max((int(found["open"]) for found in systems.values()), default=0)
-    about["machine_ms"] = max((found["machine_ms"] for found in systems.values()), default=0)
+    trials = [trial for each in made["measured"] for trial in each.values()]
+    about["machine_ms"] = max((trial["machine_ms"] for trial in trials), default=0)
     lines = [_ABOUT.format(**about), *table(LOST, systems, plan["cap_s"]), "", *kinds(systems), ""]
     lines += [*table(COST, systems, plan["cap_s"]), ""]
     lines += [f"* {sentence}" for sentence in [*remarks(systems, plan), *made["left_out"]]]

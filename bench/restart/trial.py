@@ -14,7 +14,7 @@ from bench.restart.fleet import Sightings, fleet
 from bench.restart.plan import Plan, echo, place
 from bench.restart.systems.system import Refused, System
 from bench.restart.watch import Watch
-from bench.startup import SpinMonitor
+from bench.spin import SpinMonitor
 
 # Until what every client has asked for first has been answered, and memory and pools are as they stay.
 SETTLE_S = 3.5

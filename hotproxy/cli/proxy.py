@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import shlex
 import socket
@@ -16,7 +17,8 @@ from hotproxy.cli.run import become_supervisor, write_config
 from hotproxy.config.address import Address
 from hotproxy.errors import EXIT_USAGE, HotproxyError
 
-LATER_SCHEMES = ("https://", "h2c://")
+HTTPS = "https://"
+LATER_SCHEMES = ("h2c://",)
 
 
 @click.command()
@@ -28,14 +30,15 @@ LATER_SCHEMES = ("https://", "h2c://")
 def proxy(globals_: Globals, from_: str, to: tuple[str, ...], workers: int | None, emit: bool) -> None:
     """Proxy HTTP from one address to others, with no config file. `:port` listens on loopback only."""
     addresses = listen.loopback_addresses(from_, "--from")
+    sni = _server_name(to)
     endpoints = [_endpoint(each) for each in to]
     if emit:
-        click.echo(render_config(addresses, endpoints), nl=False)
+        click.echo(render_config(addresses, endpoints, sni), nl=False)
         return
     addresses = [listen.with_free_port(address) for address in addresses]
     instance = globals_.instance if globals_.instance != "default" else _instance_name(addresses[0])
     place = places.make(instance, globals_.runtime_dir)
-    path = write_config(place, render_config(addresses, endpoints).encode())
+    path = write_config(place, render_config(addresses, endpoints, sni).encode())
     shown = str(addresses[0]) if addresses[0].family == "unix" else f"http://{addresses[0]}"
     click.echo(f"{shown} -> {', '.join(to)}")
     where = f"--runtime-dir {shlex.quote(globals_.runtime_dir)} " if globals_.runtime_dir is not None else ""
@@ -45,13 +48,32 @@ def proxy(globals_: Globals, from_: str, to: tuple[str, ...], workers: int | Non
     become_supervisor(place, path, workers, places.last_good(place, None))
 
 
-def render_config(listener: Sequence[Address], endpoints: Sequence[str]) -> str:
-    """The YAML that `--emit` shows."""
+def render_config(listener: Sequence[Address], endpoints: Sequence[str], sni: str | None = None) -> str:
+    """The YAML that `--emit` shows. `sni`: TLS to the endpoints, "" where they have no name."""
     lines = ["listeners:", "  - name: web"]
     lines.append(f"    address: [{', '.join(json.dumps(str(address)) for address in listener)}]")
     lines += ["    cluster: origin", "clusters:", "  - name: origin"]
     lines.append(f"    endpoints: [{', '.join(json.dumps(endpoint) for endpoint in endpoints)}]")
+    if sni is not None:
+        lines.append(f"    tls: {{{f'sni: {sni}' if sni else ''}}}")
     return "\n".join(lines) + "\n"
+
+
+def _server_name(to: Sequence[str]) -> str | None:
+    """The name that all endpoints prove with TLS; None without. One cluster has one."""
+    secure = [each.startswith(HTTPS) for each in to]
+    if not any(secure):
+        return None
+    names = {each.removeprefix(HTTPS).rstrip("/").rpartition(":")[0] or each.removeprefix(HTTPS) for each in to}
+    if not all(secure) or len(names) > 1:
+        raise HotproxyError("--to: with https://, all of them are endpoints of one and the same host", EXIT_USAGE)
+    (name,) = names
+    name = name.rstrip("/")
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return name
+    return ""
 
 
 def _instance_name(address: Address) -> str:
@@ -64,11 +86,11 @@ def _endpoint(text: str) -> str:
     """The endpoint as the config wants it: an IP address with port, or a unix socket."""
     if text.startswith(LATER_SCHEMES):
         raise HotproxyError(
-            f"--to '{text}': only plain HTTP/1.1 endpoints in this version (host:port or unix:/path)", EXIT_USAGE
+            f"--to '{text}': only HTTP/1.1 endpoints in this version (host:port or unix:/path)", EXIT_USAGE
         )
-    bare = text.removeprefix("http://").rstrip("/")
+    bare = text.removeprefix("http://").removeprefix(HTTPS).rstrip("/")
     if bare != text and bare.rpartition(":")[2].isdecimal() is False:
-        bare += ":80"
+        bare += ":443" if text.startswith(HTTPS) else ":80"
     if bare.startswith(":"):
         bare = "127.0.0.1" + bare
     if bare.startswith(("unix:", "[")):

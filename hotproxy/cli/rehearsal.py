@@ -28,6 +28,7 @@ from hotproxy.proxy.snapshot import HttpListener, Snapshot, TcpListener
 from hotproxy.proxy.tcp_proxy import TcpProxy
 from hotproxy.shm.cells import Slab
 from hotproxy.telemetry.stream_info import StreamInfo
+from hotproxy.telemetry.tls_info import TlsInfo
 from hotproxy.upstream.connect import ConnectOwner, ConnectRuntime
 from hotproxy.upstream.endpoint import Endpoint
 from hotproxy.worker.build import build, declare_stats
@@ -64,7 +65,9 @@ class Rehearsal:
 
 def rehearse(config: model.Config, listener: str, request: bytes, peer: str, reachable: bool) -> Rehearsal:
     """Send `request` to a listener of `config` from the address `peer`; `reachable`: do connects come about?"""
-    quiet = replace(config, listeners=tuple(replace(each, access_log=None) for each in config.listeners))
+    # Certificates may be elsewhere, and bytes that nobody sends need no encryption.
+    listeners = tuple(replace(each, access_log=None, tls=None) for each in config.listeners)
+    quiet = replace(config, listeners=listeners, clusters=tuple(replace(each, tls=None) for each in config.clusters))
     loop = asyncio.new_event_loop()
     result = Rehearsal()
     stage = _Stage(loop, result, reachable)
@@ -90,6 +93,8 @@ def rehearse(config: model.Config, listener: str, request: bytes, peer: str, rea
             connection = TcpProxy(theirs, peer, target, stage, runtime)
         else:
             connection = ConnectionManager(theirs, peer, target, stage, runtime)
+            if any(each.tls for each in config.listeners if each.name == listener):
+                connection.tls = TlsInfo("TLSv1.3", "")
         connection.start()
         ours.send(request)  # a request larger than a socket's buffer was refused long before its end
         stage.run(_TURNS + 2 * max((len(each.endpoints) for each in config.clusters), default=0))
@@ -189,8 +194,8 @@ class _Watched:
         self._table = RouteTable(virtual_hosts)
         self._result = result
 
-    def find(self, authority: bytes, path: bytes, head: RequestHead) -> Route | None:
-        found = self._table.find(authority, path, head)
+    def find(self, authority: bytes, path: bytes, head: RequestHead, tls: TlsInfo | None) -> Route | None:
+        found = self._table.find(authority, path, head, tls)
         result = self._result
         result.path = path.decode("latin-1")
         host = result.virtual_host = self._table.virtual_host(authority)

@@ -26,6 +26,7 @@ class Asked:
     authority: str
     port: int
     headers: tuple[tuple[str, str], ...]
+    default_port: int = 80  # a client's, when the URL names none
 
     def encode(self) -> bytes:
         lines = [f"{self.method} {self.target} HTTP/1.1", f"host: {self.authority}"]
@@ -47,7 +48,8 @@ def parse(method: str, url: str, headers: Sequence[str]) -> Asked:
     named = authority if authority is not None else hosts[0]
     rest = tuple((name, value) for name, value in fields if name.lower() != "host")
     host = hosts[0] if hosts else named
-    return Asked(method, host if method == "CONNECT" else target, host, _port(named), rest)
+    default_port = 443 if url.lower().startswith("https:") else 80
+    return Asked(method, host if method == "CONNECT" else target, host, _port(named), rest, default_port)
 
 
 def _split(url: str) -> tuple[str | None, str]:
@@ -60,8 +62,8 @@ def _split(url: str) -> tuple[str | None, str]:
         if url.startswith("/") or url == "*":
             return None, url
         raise _usage(f"'{url}' is neither a URL nor a path: did you mean 'http://{url}' or '/{url}'?")
-    if scheme[1].lower() != "http":
-        raise _usage(f"'{scheme[1]}' is no scheme of a listener: this version's speak http")
+    if scheme[1].lower() not in ("http", "https"):
+        raise _usage(f"'{scheme[1]}' is no scheme of a listener: this version's speak http and https")
     rest = url[scheme.end() :]
     authority = re.split(r"[/?]", rest, maxsplit=1)[0]
     if "@" in authority:
@@ -107,15 +109,14 @@ def find_listener(
             if listener.name == name:
                 return listener, "chosen with --listener"
         raise _usage(f"there is no listener '{name}'; there are: {known}")
-    # Without one, a client's is 80.
-    found = [each for each in config.listeners if _listens(each, bound, asked.port or 80, asked.authority)]
-    why = f"it listens on port {asked.port or 80}"
+    port = asked.port or asked.default_port
+    found = [each for each in config.listeners if _listens(each, bound, port, asked.authority)]
+    why = f"it listens on port {port}"
     if not found and not asked.port:
         found, why = list(config.listeners), "the only one; the URL names no port"
     if len(found) == 1:
         return found[0], why
     if not found:
-        port = asked.port or 80
         raise HotproxyError(f"nothing listens on port {port}; listeners: {known}")
     several = ", ".join(each.name for each in found)
     raise _usage(f"several listeners could get this request ({several}): choose one with --listener NAME; {known}")

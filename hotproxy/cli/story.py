@@ -90,6 +90,8 @@ def _misfit(each: dict[str, Any], facts: dict[str, Any]) -> str:
     if each["part"] == "header":
         given = f"'{each['header']}' is '{each['given']}'"
         return given if each["given"] is not None else f"there is no '{each['header']}'"
+    if each["part"] == "client certificate":
+        return f"the client's certificate must say {each['wanted']}"
     if each["part"] == "method":
         return f"the method is {facts['request']['method']}"
     return f"the path is {facts['path']['matched']}"

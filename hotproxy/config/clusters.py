@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Final
 
 from hotproxy.config import model, scalars, shapes
@@ -10,7 +11,8 @@ from hotproxy.config.address import UNIX, Address, AddressError
 from hotproxy.config.fields import NOT_YET, Fields, Reader
 from hotproxy.config.names import Named
 from hotproxy.config.socket_options import read_socket_options
-from hotproxy.config.yaml_nodes import Mapping, Node
+from hotproxy.config.tls import read_cluster_tls
+from hotproxy.config.yaml_nodes import Mapping, Node, absolute
 
 _LATER_TYPES: Final = ("strict_dns", "logical_dns", "srv")
 _LATER_POLICIES: Final = ("ring_hash", "maglev", "peak_ewma")
@@ -41,6 +43,8 @@ def read_cluster(reader: Reader, node: Node, where: str) -> model.Cluster | None
     idle_timeout_s = fields.duration("idle_timeout", model.DEFAULT_UPSTREAM_IDLE_TIMEOUT_S)
     proxy_protocol = {"v1": 1, "v2": 2}.get(fields.choice("proxy_protocol", ("v1", "v2"), ""), 0)
     options = read_socket_options(fields, listens=False)
+    tls = read_cluster_tls(fields)
+    _need_name(fields, tls, endpoints.values())
     if name is None:
         return None
     return model.Cluster(
@@ -51,7 +55,17 @@ def read_cluster(reader: Reader, node: Node, where: str) -> model.Cluster | None
         idle_timeout_s=idle_timeout_s,
         proxy_protocol=proxy_protocol,
         socket_options=options,
+        tls=tls,
     )
+
+
+def _need_name(fields: Fields, tls: model.ClusterTls | None, endpoints: Iterable[model.EndpointConfig]) -> None:
+    """A unix socket has no name that its certificate could show."""
+    if tls is None or tls.sni or tls.san or tls.insecure_skip_verify:
+        return
+    if any(endpoint.address.family == UNIX for endpoint in endpoints):
+        message = "a unix socket has no name that its certificate could show"
+        fields.error(fields.key("tls"), message, "give 'sni' or 'san'", fields.at("tls"))
 
 
 def read_name(fields: Fields, into: list[Named]) -> str | None:
@@ -72,11 +86,6 @@ def use_cluster(fields: Fields) -> str | None:
     if name is not None and node is not None:
         fields.reader.names.cluster_uses.append(Named(name, node, fields.at("cluster")))
     return name
-
-
-def absolute(node: Node, path: str) -> str:
-    """`path`, relative to the file that it stands in."""
-    return os.path.join(node.source.directory, path)
 
 
 def parse_address(node: Node, text: str) -> Address:

@@ -16,6 +16,7 @@ from hotproxy.config import model
 from hotproxy.config.address import UNIX, Address
 from hotproxy.config.scalars import duration_s
 from hotproxy.config.secrets import Shown
+from hotproxy.config.tls import DEFAULT_CIPHERS
 
 AS_IT_IS: Final = Shown()
 
@@ -102,6 +103,8 @@ def _listener(listener: model.Listener, show: Shown) -> dict[str, Any]:
     tree["listener_filters_timeout"] = duration_text(listener.listener_filters_timeout_s)
     tree |= _socket_options(listener.socket_options)
     tree["tcp_defer_accept"] = duration_text(listener.socket_options.tcp_defer_accept_s)
+    if listener.tls is not None:
+        tree["tls"] = _listener_tls(listener.tls, show)
     if listener.tcp is None:
         names = Counter(host.name for host in listener.virtual_hosts)
         tree["virtual_hosts"] = [_virtual_host(host, names[host.name] > 1, show) for host in listener.virtual_hosts]
@@ -129,6 +132,46 @@ def _target(cluster: str, weighted_clusters: tuple[tuple[str, int], ...]) -> dic
 def _sni_routes(routes: tuple[model.SniRoute, ...]) -> dict[str, Any]:
     found = [{"sni": list(route.sni), **_target(route.cluster, route.weighted_clusters)} for route in routes]
     return {"routes": found} if found else {}
+
+
+def _listener_tls(tls: model.ListenerTls, show: Shown) -> dict[str, Any]:
+    tree: dict[str, Any] = {"certificates": [_certificate(pair, show) for pair in tls.certificates]}
+    if tls.client_ca is not None:
+        tree["client_ca"] = show.text(tls.client_ca)
+        tree["require_client_certificate"] = tls.require_client_certificate
+        if tls.client_san:
+            tree["client_san"] = list(tls.client_san)
+    tree |= _tls_rules(tls)
+    tree["strict_sni"] = tls.strict_sni
+    tree["handshake_timeout"] = duration_text(tls.handshake_timeout_s)
+    tree["max_handshakes"] = tls.max_handshakes
+    return tree
+
+
+def _cluster_tls(tls: model.ClusterTls, show: Shown) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    if tls.ca is not None:
+        tree["ca"] = show.text(tls.ca)
+    if tls.certificate is not None:
+        tree["certificate"] = _certificate(tls.certificate, show)
+    if tls.sni:
+        tree["sni"] = tls.sni
+    if tls.san:
+        tree["san"] = list(tls.san)
+    tree |= _tls_rules(tls)
+    tree["insecure_skip_verify"] = tls.insecure_skip_verify
+    return tree
+
+
+def _tls_rules(tls: model.ListenerTls | model.ClusterTls) -> dict[str, Any]:
+    tree: dict[str, Any] = {"alpn": list(tls.alpn)} if tls.alpn else {}
+    tree |= {"min_version": tls.min_version, "max_version": tls.max_version}
+    tree["cipher_suites"] = list(tls.cipher_suites or DEFAULT_CIPHERS)
+    return tree
+
+
+def _certificate(pair: model.CertificateFiles, show: Shown) -> dict[str, str]:
+    return {"cert": show.text(pair.cert), "key": show.text(pair.key)}
 
 
 def _address(address: Address, show: Shown) -> object:
@@ -166,6 +209,10 @@ def _route(route: model.Route, show: Shown) -> dict[str, Any]:
         match["methods"] = sorted(route.methods)
     if route.headers:
         match["headers"] = {name: show.header(name, value) for name, value in route.headers}
+    if route.client_subject is not None:
+        match["client_subject"] = route.client_subject
+    if route.client_san:
+        match["client_san"] = list(route.client_san)
     tree: dict[str, Any] = {"name": route.name} if route.name else {}
     tree["match"] = match
     if route.redirect is not None:
@@ -216,4 +263,4 @@ def _cluster(cluster: model.Cluster, show: Shown) -> dict[str, Any]:
             }
             for each in cluster.endpoints
         ],
-    }
+    } | ({} if cluster.tls is None else {"tls": _cluster_tls(cluster.tls, show)})

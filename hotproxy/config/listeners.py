@@ -9,13 +9,14 @@ from typing import Final
 
 from hotproxy.config import model, scalars, shapes
 from hotproxy.config.address import UNIX, Address, AddressError, checked_unix_path
-from hotproxy.config.clusters import absolute, parse_address, read_name
+from hotproxy.config.clusters import parse_address, read_name
 from hotproxy.config.fields import Fields, Reader
 from hotproxy.config.names import Named
 from hotproxy.config.routes import Scope, read_routing, read_virtual_hosts
 from hotproxy.config.socket_options import read_socket_options
 from hotproxy.config.tcp import read_tcp
-from hotproxy.config.yaml_nodes import Mapping, Node, Sequence
+from hotproxy.config.tls import read_listener_tls
+from hotproxy.config.yaml_nodes import Mapping, Node, Sequence, absolute
 
 # The admin API's sockets travel through a restart under these names.
 _RESERVED_NAMES: Final = ("admin", "admin.unix")
@@ -60,6 +61,7 @@ def read_listener(reader: Reader, node: Node, where: str) -> model.Listener | No
     proxy_protocol = _proxy_protocol(fields, addresses)
     filters_timeout_s = fields.duration("listener_filters_timeout", model.DEFAULT_LISTENER_FILTERS_TIMEOUT_S)
     options = read_socket_options(fields, listens=True)
+    tls = read_listener_tls(fields, http=kind != "tcp")
     if name is None:
         return None
     return model.Listener(
@@ -76,6 +78,7 @@ def read_listener(reader: Reader, node: Node, where: str) -> model.Listener | No
         listener_filters_timeout_s=filters_timeout_s,
         socket_options=options,
         xff_num_trusted_hops=fields.integer("xff_num_trusted_hops", 0, 0, _MAX_HOPS),
+        tls=tls,
     )
 
 

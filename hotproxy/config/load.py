@@ -11,7 +11,7 @@ from typing import Final
 
 from hotproxy.config import model, scalars, shapes
 from hotproxy.config.address import UNIX
-from hotproxy.config.clusters import absolute, read_cluster
+from hotproxy.config.clusters import read_cluster
 from hotproxy.config.collector import Collector
 from hotproxy.config.environment import read_assignments
 from hotproxy.config.fields import Fields, LogFormatCheck, Reader
@@ -22,7 +22,7 @@ from hotproxy.config.problems import ERROR, ConfigErrors, ConfigProblem
 from hotproxy.config.references import check_references
 from hotproxy.config.sources import Source, SourceError, checked, read_source
 from hotproxy.config.yaml_mistakes import read_nodes
-from hotproxy.config.yaml_nodes import Node, Scalar
+from hotproxy.config.yaml_nodes import Node, Scalar, absolute
 
 # Each worker is a process of several MB; the segment's slabs are allotted for no more.
 MAX_WORKERS: Final = 1024

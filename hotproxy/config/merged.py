@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence as SequenceType
 from typing import Any, Final
 
-from hotproxy.config.clusters import absolute
 from hotproxy.config.effective import AS_IT_IS, to_yaml
 from hotproxy.config.secrets import Shown
-from hotproxy.config.yaml_nodes import Mapping, Node, Scalar, Sequence
+from hotproxy.config.yaml_nodes import Mapping, Node, Scalar, Sequence, absolute
 
 # What other files bring stands in the result itself.
 _GONE: Final = ("include", "env_files")

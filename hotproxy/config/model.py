@@ -32,6 +32,12 @@ DEFAULT_UPSTREAM_IDLE_TIMEOUT_S: Final = 60.0
 DEFAULT_BACKLOG: Final = 4096
 # One more endpoint when the first cannot be reached, as for HTTP.
 DEFAULT_TCP_CONNECT_ATTEMPTS: Final = 2
+# A handshake is two round trips; nginx waits 60 s, HAProxy as long as for a head.
+DEFAULT_HANDSHAKE_TIMEOUT_S: Final = 10.0
+# Of one worker and listener; each holds some 60 KiB until its client has proven itself.
+DEFAULT_MAX_HANDSHAKES: Final = 1000
+DEFAULT_MIN_VERSION: Final = "TLSv1.2"
+DEFAULT_MAX_VERSION: Final = "TLSv1.3"
 
 # Envoy's listener_filters_timeout: what must come before a connection begins, a PROXY header for instance.
 DEFAULT_LISTENER_FILTERS_TIMEOUT_S: Final = 15.0
@@ -75,6 +81,7 @@ class Route:
     """One of `prefix` and `path` says what matches; one of `cluster`, `redirect` and `direct_response` what follows.
 
     `methods` empty: every method. `headers`: (name in lower case, exact value), all of which must be there.
+    `client_subject` and `client_san` match what the client's certificate says, one of the latter.
     """
 
     name: str = ""
@@ -82,6 +89,8 @@ class Route:
     path: str | None = None
     methods: frozenset[str] = frozenset()
     headers: tuple[tuple[str, str], ...] = ()
+    client_subject: str | None = None
+    client_san: tuple[str, ...] = ()
     cluster: str | None = None
     redirect: Redirect | None = None
     direct_response: DirectResponse | None = None
@@ -152,6 +161,47 @@ class ProxyProtocol:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """Paths of a certificate with its chain, and of its key."""
+
+    cert: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerTls:
+    """How a listener proves who it is, and whom it believes. `client_ca` None: clients need no certificate."""
+
+    certificates: tuple[CertificateFiles, ...]
+    client_ca: str | None = None
+    require_client_certificate: bool = True
+    client_san: tuple[str, ...] = ()
+    alpn: tuple[str, ...] = ()
+    min_version: str = DEFAULT_MIN_VERSION
+    max_version: str = DEFAULT_MAX_VERSION
+    cipher_suites: tuple[str, ...] = ()  # of TLS 1.2, OpenSSL's names; empty: the default list
+    strict_sni: bool = False
+    handshake_timeout_s: float = DEFAULT_HANDSHAKE_TIMEOUT_S
+    max_handshakes: int = DEFAULT_MAX_HANDSHAKES
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterTls:
+    """How endpoints are reached by TLS. `ca` None: the system's; `sni` "": none is sent; `san` empty: the sni, or else
+    the endpoint's address."""
+
+    ca: str | None = None
+    certificate: CertificateFiles | None = None
+    sni: str = ""
+    san: tuple[str, ...] = ()
+    alpn: tuple[str, ...] = ()
+    min_version: str = DEFAULT_MIN_VERSION
+    max_version: str = DEFAULT_MAX_VERSION
+    cipher_suites: tuple[str, ...] = ()
+    insecure_skip_verify: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Listener:
     """Where clients come in: HTTP when `tcp` is None, and then with at least one virtual host."""
 
@@ -168,6 +218,7 @@ class Listener:
     listener_filters_timeout_s: float = DEFAULT_LISTENER_FILTERS_TIMEOUT_S
     socket_options: SocketOptions = SocketOptions()
     xff_num_trusted_hops: int = 0  # proxies in front of us that append to x-forwarded-for
+    tls: ListenerTls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +241,7 @@ class Cluster:
     idle_timeout_s: float = DEFAULT_UPSTREAM_IDLE_TIMEOUT_S
     proxy_protocol: int = 0  # 1 or 2: the version of the header that begins each connection; 0: none
     socket_options: SocketOptions = SocketOptions()
+    tls: ClusterTls | None = None
 
 
 @dataclass(frozen=True, slots=True)

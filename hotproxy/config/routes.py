@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from hotproxy.config import model, scalars, shapes
+from hotproxy.config import model, scalars, shapes, tls
 from hotproxy.config.clusters import use_cluster
 from hotproxy.config.fields import NOT_YET, Fields, Reader
 from hotproxy.config.names import Named
@@ -90,12 +90,16 @@ def _route(fields: Fields, scope: Scope) -> model.Route:
     prefix = path = None
     methods: frozenset[str] = frozenset()
     headers: tuple[tuple[str, str], ...] = ()
+    subject: str | None = None
+    sans: tuple[str, ...] = ()
     if match is not None:
         kind = match.exactly_one("prefix", "path", later=("regex", "query", "grpc"))
         prefix = match.value("prefix", scalars.path_prefix) if kind == "prefix" else None
         path = match.value("path", scalars.whole_path) if kind == "path" else None
         methods = frozenset(_texts(match, "methods", "[GET]"))
         headers = _headers(match)
+        subject = match.value("client_subject", scalars.plain_text)
+        sans = tls.texts(match, "client_san", tls.san)
     cluster = redirect = direct_response = None
     action = fields.exactly_one("cluster", "redirect", "direct_response", later=("weighted_clusters",))
     if action == "cluster":
@@ -116,6 +120,8 @@ def _route(fields: Fields, scope: Scope) -> model.Route:
         path=path,
         methods=methods,
         headers=headers,
+        client_subject=subject,
+        client_san=sans,
         cluster=cluster,
         redirect=redirect,
         direct_response=direct_response,
@@ -229,5 +235,5 @@ class _Shadows:
         if first is not None:
             message = f"no request reaches this route: an earlier one takes all of '{text}'"
             self._reader.problems.warning(at, message, f"see {place(first)}", fields.where)
-        if not route.methods and not route.headers:
+        if not (route.methods or route.headers or route.client_subject or route.client_san):
             (self._paths if route.path is not None else self._prefixes).setdefault(text, at)

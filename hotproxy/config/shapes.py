@@ -42,13 +42,29 @@ LISTENER: Final = Shape(
         "name", "address", "access_log", "virtual_hosts", "routes", "cluster", "tcp", "request_headers_timeout",
         "keepalive_timeout", "timeout", "idle_timeout", "max_connections", "backlog", "proxy_protocol",
         "listener_filters_timeout", *_SOCKET_OPTIONS, "tcp_defer_accept", "xff_num_trusted_hops",
+        "tls",
     ),
-    frozenset({"tls", "weighted_clusters", *_SCOPED_LATER}),
+    frozenset({"weighted_clusters", *_SCOPED_LATER}),
 )  # fmt: skip
-PROXY_PROTOCOL: Final = Shape(
-    "a proxy_protocol section", ("trusted", "required"), example='{trusted: ["10.0.0.0/8"]}'
-)  # fmt: skip
+PROXY_PROTOCOL: Final = Shape("a proxy_protocol section", ("trusted", "required"), example='{trusted: ["10.0.0.0/8"]}')
 ACCESS_LOG: Final = Shape("an access log", ("path", "format"), example="{path: /dev/stdout}")
+LISTENER_TLS: Final = Shape(
+    "a listener's tls section",
+    (
+        "certificates", "client_ca", "require_client_certificate", "client_san", "alpn", "min_version", "max_version",
+        "cipher_suites", "strict_sni", "handshake_timeout", "max_handshakes",
+    ),
+    example="{certificates: [{cert: a.pem, key: a.key}]}",
+)  # fmt: skip
+CLUSTER_TLS: Final = Shape(
+    "a cluster's tls section",
+    (
+        "ca", "certificate", "sni", "san", "alpn", "min_version", "max_version", "cipher_suites",
+        "insecure_skip_verify",
+    ),
+    example="{sni: api.internal}",
+)  # fmt: skip
+CERTIFICATE: Final = Shape("a certificate", ("cert", "key"), example="{cert: a.pem, key: a.key}")
 TCP: Final = Shape(
     "a tcp section",
     ("cluster", "weighted_clusters", "routes", "idle_timeout", "max_connect_attempts"),
@@ -76,7 +92,7 @@ ROUTE: Final = Shape(
 )  # fmt: skip
 MATCH: Final = Shape(
     "a route match",
-    ("prefix", "path", "methods", "headers"),
+    ("prefix", "path", "methods", "headers", "client_subject", "client_san"),
     frozenset({"regex", "query", "grpc", "fraction"}),
     "{prefix: /}",
 )
@@ -89,12 +105,15 @@ REDIRECT: Final = Shape(
 DIRECT_RESPONSE: Final = Shape("a direct response", ("status", "body"), example="{status: 200}")
 CLUSTER: Final = Shape(
     "a cluster",
-    ("name", "type", "endpoints", "lb_policy", "connect_timeout", "idle_timeout", "proxy_protocol", *_SOCKET_OPTIONS),
-    frozenset({"http2", "tls", "health_check", "outlier_detection", "circuit_breakers", "slow_start"}),
-)
+    (
+        "name", "type", "endpoints", "lb_policy", "connect_timeout", "idle_timeout", "proxy_protocol",
+        *_SOCKET_OPTIONS, "tls",
+    ),
+    frozenset({"http2", "health_check", "outlier_detection", "circuit_breakers", "slow_start"}),
+)  # fmt: skip
 ENDPOINT: Final = Shape("an endpoint", ("address", "weight"), frozenset({"priority", "zone", "metadata"}))
 
 ALL: Final = (
-    CONFIG, INCLUDED, ADMIN, LISTENER, PROXY_PROTOCOL, ACCESS_LOG, TCP, TCP_KEEPALIVE, SNI_ROUTE, SOCKET_FILE,
-    VIRTUAL_HOST, ROUTE, MATCH, REDIRECT, DIRECT_RESPONSE, CLUSTER, ENDPOINT,
+    CONFIG, INCLUDED, ADMIN, LISTENER, PROXY_PROTOCOL, ACCESS_LOG, LISTENER_TLS, CLUSTER_TLS, CERTIFICATE, TCP,
+    TCP_KEEPALIVE, SNI_ROUTE, SOCKET_FILE, VIRTUAL_HOST, ROUTE, MATCH, REDIRECT, DIRECT_RESPONSE, CLUSTER, ENDPOINT,
 )  # fmt: skip

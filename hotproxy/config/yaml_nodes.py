@@ -7,6 +7,7 @@ Scalars stay text: the field that reads one decides its type, so that `on`, `12:
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 from yaml import events
@@ -41,6 +42,11 @@ class Node:
         self.end_column = end_column
         self.size = 1
         self.broken = False
+
+
+def absolute(node: Node, path: str) -> str:
+    """`path`, relative to the file that it stands in."""
+    return os.path.join(node.source.directory, path)
 
 
 class Scalar(Node):

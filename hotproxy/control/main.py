@@ -11,6 +11,7 @@ import uvloop
 
 from hotproxy.clock import SystemClock
 from hotproxy.config import last_good
+from hotproxy.config.certificate import CertificateError, read_certificate
 from hotproxy.config.effective import config_digest
 from hotproxy.config.model import Config
 from hotproxy.config.on_disk import Files
@@ -21,7 +22,7 @@ from hotproxy.restarter.log import WARNING, log
 from hotproxy.shm.cells import Slab
 from hotproxy.shm.layout import ShmError
 from hotproxy.shm.reader import read
-from hotproxy.telemetry.stats import ClusterStats
+from hotproxy.telemetry.stats import FIRST_EXPIRY, ClusterStats
 
 # The same beat as a worker's: the supervisor judges both by the age of this cell.
 TICK_S = 0.05
@@ -29,6 +30,8 @@ TICK_S = 0.05
 GRACE_S = 2.0
 # A control process that lost its zygote answers on, like the slots beside it, until a successor has had time to come.
 ORPHAN_TIMEOUT_S = 60.0
+# How often the certificates' files are read for their ends: renewed ones show within a minute.
+EXPIRY_S = 60.0
 
 
 @dataclass(slots=True)
@@ -74,6 +77,7 @@ class _Control:
         loop.add_reader(self._start.channel.fileno(), self._on_channel)
         self._tick()
         self._publish_membership()
+        self._publish_expiry()
         self._start.channel.send("READY")
         await self._leaving.wait()
         self._stop_accepting()
@@ -167,6 +171,26 @@ class _Control:
             return
         self._accepting = False
         self._server.stop_accepting()
+
+    def _publish_expiry(self) -> None:
+        """In days, as Envoy does; of the certificates that the files hold now. One that can't be read is told by those
+        who would use it."""
+        assert self._loop is not None
+        paths = [pair.cert for each in self._start.config.listeners if each.tls for pair in each.tls.certificates]
+        paths += [
+            each.tls.certificate.cert for each in self._start.config.clusters if each.tls and each.tls.certificate
+        ]
+        ends_s = []
+        for path in paths:
+            try:
+                ends_s.append(read_certificate(path).not_after_s)
+            except CertificateError:
+                continue
+        if ends_s:
+            days = max(0, int((min(ends_s) - SystemClock.wall_s()) / 86400.0))
+            self._start.slab.gauge(FIRST_EXPIRY.name).set(days)
+        if paths:
+            self._loop.call_later(EXPIRY_S, self._publish_expiry)
 
     def _publish_membership(self) -> None:
         """Readers take these from the control process of the newest accepting generation; they are not added up."""

@@ -27,6 +27,7 @@ from typing import Final, Protocol
 from hotproxy.clock import Timer, TimerWheel
 from hotproxy.net.bypass import Bypass, Feeder
 from hotproxy.net.connection_state import DUMP_VERSION, HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES, ConnectionState
+from hotproxy.net.loop import Loop
 
 LINGER_S: Final = 1.0
 # What can be under way when the peer learns of our answer: its window, which net.ipv4.tcp_rmem bounds by 6 MiB.
@@ -44,27 +45,6 @@ CLOSED: Final = 4
 
 # struct linger: on, 0 seconds. close() then sends RST (socket(7)).
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-
-
-class Loop(Protocol):
-    """What the data path needs of an event loop: `Poller`, or a test's."""
-
-    def add_reader(self, fd: int, callback: Callable[[], None]) -> None: ...
-
-    def remove_reader(self, fd: int) -> object: ...
-
-    def add_writer(self, fd: int, callback: Callable[[], None]) -> None: ...
-
-    def remove_writer(self, fd: int) -> object: ...
-
-    def call_soon(self, callback: Callable[[], None]) -> object: ...
-
-    def receive(self, fd: int) -> bytes | None:
-        """See `plain_transfer`, as for the next two."""
-
-    def transmit(self, fd: int, data: bytes | bytearray) -> int: ...
-
-    def is_quiet(self, fd: int) -> bool: ...
 
 
 class ConnectionOwner(Protocol):
@@ -234,7 +214,7 @@ class Connection:
         self._shut_after_flush = False
         self.write_closed = True
         try:
-            self.sock.shutdown(socket.SHUT_WR)
+            self._loop.half_close(self.sock)
         except OSError:  # ENOTCONN: the peer has reset it meanwhile; reading will tell
             pass
 
@@ -409,19 +389,15 @@ class Connection:
             self._lost(error)
 
     def detach(self) -> None:
-        """Leave the event loop and let go of everything but the descriptor, which a handoff has taken over.
-
-        Always before the descriptor is closed or passed on: a dup of it would keep the loop's registration alive.
-        """
+        """Leave the event loop and let go of everything but the descriptor, which a handoff has taken over."""
         self.state = CLOSED
         self.owner = None
         self.bypass = None
         self._feeder = None
         self._done = None
-        if self._reading:
-            self._reading = False
-            self._loop.remove_reader(self.fd)
-        self._stop_writing()
+        self._reading = False
+        self._writing = False
+        self._loop.forget(self.fd)
         self._drop_pending()
         if self._timer is not None:
             self._timer.drop()
@@ -440,11 +416,11 @@ class Connection:
     # -- handoff ------------------------------------------------------------------------------------------------
 
     def freeze(self) -> bool:
-        """Leave the event loop with everything kept: nothing is read, sent or told until `thaw`. False: not OPEN.
+        """Leave the event loop with everything kept: nothing is read, sent or told until `thaw`. False: it can't move.
 
         The owner writes nothing meanwhile. Whatever is not OPEN ends by itself.
         """
-        if self.state != OPEN:
+        if self.state != OPEN or not self._loop.is_movable(self.fd):
             return False
         self._started = False
         self._update_reading()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -68,6 +69,12 @@ class Poller:
     def is_quiet(self, fd: int) -> bool:
         return is_quiet(fd)
 
+    def half_close(self, sock: socket.socket) -> None:
+        sock.shutdown(socket.SHUT_WR)
+
+    def is_movable(self, fd: int) -> bool:
+        return True  # everything about it is in its `Connection`
+
     def add_reader(self, fd: int, callback: Callback) -> None:
         watch = self._watches.get(fd)
         if watch is None:
@@ -102,7 +109,7 @@ class Poller:
             return
         watch.reader = None
         if watch.writer is None:
-            self._forget(fd)
+            self.forget(fd)
         else:
             self._epoll.modify(fd, _OUT)
 
@@ -112,13 +119,14 @@ class Poller:
             return
         watch.writer = None
         if watch.reader is None:
-            self._forget(fd)
+            self.forget(fd)
         else:
             self._epoll.modify(fd, _IN)
 
-    def _forget(self, fd: int) -> None:
-        del self._watches[fd]
-        self._epoll.unregister(fd)
+    def forget(self, fd: int) -> None:
+        """As both of the above."""
+        if self._watches.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
 
     def dispatch(self) -> None:
         """Run what is ready."""

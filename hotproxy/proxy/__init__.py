@@ -3,6 +3,7 @@
 listener            accepts, counts, and keeps the open connections of one listener
 filter_chain        what every kind of connection offers to its listener
 introduction        a trusted proxy's connection, until its PROXY header has said who the client is
+tls_accept          one that shakes hands; client_certificate: who it has proven to be, for the origin
 tcp_proxy, tcp_leg  carries bytes to one cluster; by which of them: tcp_routes
 splice              the same without copying, for bulk
 connection_manager  HTTP: codec events to streams and back

@@ -29,6 +29,7 @@ from hotproxy.http.headers import Headers
 from hotproxy.http.http1_server import Http1ServerCodec
 from hotproxy.net.connection import FLUSH_S, OPEN, Connection
 from hotproxy.net.proxy_protocol import V1, V2, Announced, encode
+from hotproxy.net.tls_loop import TlsLoop
 from hotproxy.proxy import forwarding, http_moving
 from hotproxy.proxy.filter_chain import DownstreamOwner, address_text
 from hotproxy.proxy.runtime import Runtime
@@ -51,7 +52,8 @@ class ConnectionManager:
     __slots__ = (
         "_crowded", "_draining", "_frozen", "_idle_timer", "_loaded", "_next", "_out", "_over", "_phase",
         "_phase_timer", "_postponed", "_pumping", "_response_timer", "_runtime", "_sent", "_trailers", "_tx_counted",
-        "client_host", "codec", "connection", "direct_peer", "listener", "local", "owner", "peer", "stream", "tlvs",
+        "client_host", "codec", "connection", "direct_peer", "listener", "local", "owner", "peer", "stream", "tls",
+        "tlvs",
     )  # fmt: skip
 
     kind: Final = "http1"
@@ -64,8 +66,11 @@ class ConnectionManager:
         owner: DownstreamOwner,
         runtime: Runtime,
         announced: Announced | None = None,
+        secure: TlsLoop | None = None,
     ) -> None:
-        self.connection = Connection(sock, self, runtime.loop, runtime.wheel, runtime.buffered)
+        loop = runtime.loop if secure is None else secure
+        self.connection = Connection(sock, self, loop, runtime.wheel, runtime.buffered)
+        self.tls = secure.info if secure is not None else None
         self.codec = Http1ServerCodec()
         self.listener = listener
         self.owner = owner

@@ -1,8 +1,8 @@
 """What a listener and the connections that it accepts know of each other.
 
 An accepted socket goes to its listener's terminal: `ConnectionManager` for HTTP, `TcpProxy` for TCP; that of a trusted
-proxy by way of an `Introduction`. The listener sees only this interface; it starts them, tells them to leave, and is
-told once when each of them is gone.
+proxy by way of an `Introduction`, and one that speaks TLS by way of a `Shaking`. The listener sees only this interface;
+it starts them, tells them to leave, and is told once when each of them is gone.
 
 A connection that moves to another process:
 
@@ -23,6 +23,7 @@ from typing import Protocol, TypeVar
 
 from hotproxy.errors import Reason
 from hotproxy.net.proxy_protocol import Announced
+from hotproxy.net.tls_loop import TlsLoop
 
 RuntimeT = TypeVar("RuntimeT", contravariant=True)
 ListenerT = TypeVar("ListenerT", contravariant=True)
@@ -97,7 +98,8 @@ class Terminal(Protocol[ListenerT, RuntimeT]):
     """What ends the chain: the class of a kind of connection.
 
     `peer` is the address of who has connected, as text: `10.0.0.1:1234`, `[::1]:1234`, "" for a unix socket;
-    `announced` is what it has said about its client, if it is a proxy that is believed.
+    `announced` is what it has said about its client, if it is a proxy that is believed; `secure` is what reads and
+    writes the descriptor in the worker's loop's place, where the listener has TLS.
     """
 
     def __call__(
@@ -108,6 +110,7 @@ class Terminal(Protocol[ListenerT, RuntimeT]):
         owner: DownstreamOwner,
         runtime: RuntimeT,
         announced: Announced | None = None,
+        secure: TlsLoop | None = None,
     ) -> TerminalConnection: ...
 
     def load(

@@ -5,8 +5,9 @@
                                        |-- no descriptor left --> paused --100 ms-->
 
 A connection that is not accepted waits in the kernel's queue and loses nothing; so the limit of the whole worker and
-lack of descriptors *pause*. `max_connections` of a listener is a promise to what lies behind it, and *refuses*:
-accepted, closed, counted (Envoy's `downstream_cx_overflow`).
+lack of descriptors *pause*, and so do handshakes when `max_handshakes` are under way: until one is over, or the oldest
+has had its time (PATIENCE_S) and is pushed out, so that clients who say nothing hold nobody up. `max_connections` of a
+listener is a promise to what lies behind it, and *refuses*: accepted, closed, counted (`downstream_cx_overflow`).
 
 Listening sockets are never handed to asyncio's servers, which close them. They are closed here only in `release` and
 `leave`, where somebody else holds the same socket, and in `shut`, where the listener was removed from the config.
@@ -22,18 +23,23 @@ from typing import Final, Protocol
 
 from hotproxy.clock import Timer, TimerWheel
 from hotproxy.errors import Reason
-from hotproxy.net.connection import Loop
+from hotproxy.net.loop import Loop
 from hotproxy.net.proxy_protocol import Announced
+from hotproxy.net.tls_loop import TlsLoop
 from hotproxy.proxy.filter_chain import DownstreamConnection, Terminal, address_text
 from hotproxy.proxy.introduction import Introduction
 from hotproxy.proxy.runtime import Runtime
-from hotproxy.proxy.snapshot import HttpListener, TcpListener
+from hotproxy.proxy.snapshot import HttpListener, Secured, TcpListener
+from hotproxy.proxy.tls_accept import Shaking
 
 # Per turn and socket: a burst of clients must not starve those that are served (Envoy and nginx take all or one).
 ACCEPTS_PER_TURN: Final = 16
 PAUSE_S: Final = 0.1
 # A handoff holds every descriptor twice for a moment, and each connection may have one towards its endpoint.
 SHARE_OF_DESCRIPTORS: Final = 0.45
+
+# A client that is there and willing needs two round trips, on the other side of the world 0.6 s.
+PATIENCE_S: Final = 2.0
 
 # accept(2): errors that belong to the one connection that was waiting; "treat them like EAGAIN by retrying".
 _OF_THE_PEER: Final = frozenset(
@@ -163,8 +169,10 @@ class Acceptor:
 class Listener:
     """The sockets and the open connections of one listener in this worker."""
 
-    __slots__ = ("_acceptors", "_admission", "_backlog", "_loop", "_runtime", "_terminal", "accepting", "config",
-                 "connections")  # fmt: skip
+    __slots__ = (
+        "_acceptors", "_admission", "_backlog", "_crowd_timer", "_crowded", "_loop", "_runtime", "_shaking",
+        "_terminal", "accepting", "config", "connections",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -184,6 +192,9 @@ class Listener:
         self._loop = loop
         self._runtime = runtime
         self._acceptors: list[Acceptor] = []
+        self._shaking: dict[Shaking, None] = {}  # in the order in which they began
+        self._crowded = False  # as many handshakes as there may be
+        self._crowd_timer = Timer(self, "crowd")
         admission.join(self)
 
     # -- sockets ------------------------------------------------------------------------------------------------
@@ -227,7 +238,7 @@ class Listener:
         self.update_watching()
 
     def update_watching(self) -> None:
-        wanted = self.accepting and not self._admission.paused
+        wanted = self.accepting and not self._admission.paused and not self._crowded
         for acceptor in self._acceptors:
             if acceptor.watched == wanted:
                 continue
@@ -299,7 +310,7 @@ class Listener:
 
     def accept_from(self, acceptor: Acceptor) -> None:
         for _ in range(ACCEPTS_PER_TURN):
-            if self._admission.paused:
+            if self._admission.paused or self._crowded:
                 return
             met = self._accept_one(acceptor)
             if met == _EMPTY:
@@ -354,6 +365,8 @@ class Listener:
         proxies = config.proxy_protocol
         if proxies is not None and proxies.trusts(peer, is_tcp):
             return Introduction(sock, peer, proxies.required, config, self, self._runtime)
+        if config.secured is not None:
+            return self._shake(sock, peer, config.secured)
         return self._terminal(sock, peer, config, self, self._runtime)
 
     def on_introduced(
@@ -361,11 +374,67 @@ class Listener:
     ) -> None:
         """The same connection goes on as another object: nothing is counted."""
         self.connections.remove(introduction)
+        secured = self.config.secured
+        if secured is not None:
+            shaking = self._shake(sock, introduction.peer, secured, announced, rest)
+            self.connections.add(shaking)
+            shaking.start()
+            return
         connection = self._terminal(sock, introduction.peer, self.config, self, self._runtime, announced)
         self.connections.add(connection)
         connection.start()
         if rest:
             connection.receive(rest)
+
+    # -- handshakes ---------------------------------------------------------------------------------------------
+
+    def _shake(
+        self, sock: socket.socket, peer: str, secured: Secured, announced: Announced | None = None, rest: bytes = b""
+    ) -> Shaking:
+        tls = secured.tls
+        shaking = Shaking(
+            sock, peer, self.config.name, tls, secured.stats, secured.failures, self, self._runtime, announced, rest
+        )
+        self._shaking[shaking] = None
+        if len(self._shaking) >= tls.max_handshakes:
+            self._make_room()
+        return shaking
+
+    def _make_room(self) -> None:
+        """As many handshakes are under way as may be."""
+        oldest = next(iter(self._shaking))
+        left_s = oldest.started_s + PATIENCE_S - self._runtime.clock.now_s()
+        if left_s <= 0.0:
+            oldest.push_out()
+            return
+        self._crowded = True
+        self._runtime.wheel.arm(self._crowd_timer, left_s)
+        self.update_watching()
+
+    def on_timeout(self, timer: Timer) -> None:
+        if self._crowded:
+            self._make_room()
+
+    def on_secured(self, shaking: Shaking, sock: socket.socket, secure: TlsLoop) -> None:
+        """The same connection goes on as another object: nothing is counted."""
+        self.connections.remove(shaking)
+        self._over(shaking)
+        connection = self._terminal(sock, shaking.peer, self.config, self, self._runtime, shaking.announced, secure)
+        self.connections.add(connection)
+        connection.start()
+
+    def on_shaking_failed(self, shaking: Shaking) -> None:
+        self._over(shaking)
+        self.on_connection_closed(shaking)
+
+    def _over(self, shaking: Shaking) -> None:
+        del self._shaking[shaking]
+        if self._crowded:
+            self._crowded = False
+            self._crowd_timer.disarm()
+            self.update_watching()
+
+    # -- ended --------------------------------------------------------------------------------------------------
 
     def on_connection_closed(self, connection: DownstreamConnection) -> None:
         self.connections.remove(connection)

@@ -21,6 +21,8 @@ from typing import Final
 
 from hotproxy.config import model
 from hotproxy.http.codec import RequestHead
+from hotproxy.net.tls_peer import san_matches
+from hotproxy.telemetry.tls_info import PeerCertificate, TlsInfo
 
 # RFC 1035 section 2.3.4: a name has at most 255 bytes. Longer ones only match "*": every label costs a look-up.
 _MAX_HOST_BYTES: Final = 255
@@ -31,7 +33,8 @@ _DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """Why a route does not match: `part` of it ("path", "prefix", "method", "header") wants `wanted`.
+    """Why a route does not match: `part` of it ("path", "prefix", "method", "header", "client certificate") wants
+    `wanted`.
 
     For a header, `given` is what the request says, None for nothing.
     """
@@ -46,8 +49,9 @@ class Route:
     """One route, compiled: texts are bytes, inherited settings are resolved. Times in seconds, 0.0 = no limit."""
 
     __slots__ = (
-        "cluster", "config", "direct_response", "headers", "host_rewrite", "idle_timeout_s", "methods", "name", "path",
-        "prefix", "prefix_rewrite", "redirect", "timeout_s", "upgrades", "virtual_host",
+        "client_san", "client_subject", "cluster", "config", "direct_response", "headers", "host_rewrite",
+        "idle_timeout_s", "methods", "name", "path", "prefix", "prefix_rewrite", "redirect", "timeout_s", "upgrades",
+        "virtual_host",
     )  # fmt: skip
 
     def __init__(self, config: model.Route, virtual_host: str) -> None:
@@ -58,6 +62,8 @@ class Route:
         self.prefix = (config.prefix or "").encode()
         self.methods = frozenset(method.encode() for method in config.methods)
         self.headers = tuple((name.encode(), value.encode()) for name, value in config.headers)
+        self.client_subject = config.client_subject
+        self.client_san = config.client_san
         self.cluster = config.cluster
         self.redirect = config.redirect
         self.direct_response = config.direct_response
@@ -67,15 +73,25 @@ class Route:
         self.idle_timeout_s = config.idle_timeout_s
         self.upgrades = frozenset(protocol.lower().encode() for protocol in config.upgrades)
 
-    def accepts(self, head: RequestHead) -> bool:
-        """Do method and headers match too? A field that came in several lines counts as joined by commas (RFC 9110)."""
+    def accepts(self, head: RequestHead, tls: TlsInfo | None) -> bool:
+        """Do method, headers and the client's certificate match too?
+
+        A field that came in several lines counts as joined by commas (RFC 9110).
+        """
         if self.methods and head.method not in self.methods:
             return False
         for name, value in self.headers:
             values = head.headers.get_all(name)
             if not values or b",".join(values) != value:
                 return False
-        return True
+        if self.client_subject is None and not self.client_san:
+            return True
+        return self._knows(tls.peer if tls is not None else None)
+
+    def _knows(self, peer: PeerCertificate | None) -> bool:
+        if peer is None or (self.client_subject is not None and peer.subject != self.client_subject):
+            return False
+        return not self.client_san or any(san_matches(name, san) for san in peer.sans for name in self.client_san)
 
     def misfit(self, path: bytes, head: RequestHead) -> Misfit | None:
         """What `accepts` and the look-up by path only answer with no: the first thing that does not fit."""
@@ -91,7 +107,8 @@ class Route:
             if not values or b",".join(values) != value:
                 given = b",".join(values).decode("latin-1") if values else None
                 return Misfit("header", name.decode(), value.decode(), given)
-        return None
+        wanted = [text for text in (self.client_subject, *self.client_san) if text is not None]
+        return Misfit("client certificate", "", " ".join(wanted)) if wanted else None
 
     def rewrite(self, path: bytes, target: bytes) -> bytes:
         """The target to forward, of the normalised `path` and the `target` that `normalise` returned."""
@@ -153,7 +170,7 @@ class _VirtualHost:
                 by_prefix.setdefault(route.prefix, []).append((number, route))
         self._prefixes = sorted(by_length.items())
 
-    def find(self, path: bytes, head: RequestHead) -> Route | None:
+    def find(self, path: bytes, head: RequestHead, tls: TlsInfo | None) -> Route | None:
         candidates: list[Found] = []
         exact = self._exact.get(path)
         if exact is not None:
@@ -168,7 +185,7 @@ class _VirtualHost:
         if len(candidates) > 1:
             candidates.sort(key=_number)
         for _, route in candidates:
-            if route.accepts(head):
+            if route.accepts(head, tls):
                 return route
         return None
 
@@ -192,12 +209,12 @@ class RouteTable:
                 else:
                     self._exact[_host_name(domain.encode())] = host
 
-    def find(self, authority: bytes, path: bytes, head: RequestHead) -> Route | None:
+    def find(self, authority: bytes, path: bytes, head: RequestHead, tls: TlsInfo | None = None) -> Route | None:
         """The route for the Host field's value and a normalised path; None: the answer is 404, NR."""
         host = self._exact.get(authority) if self._exact else None
         if host is None:
             host = self._by_name(authority) if self._exact or self._suffixes else self._any
-        return None if host is None else host.find(path, head)
+        return None if host is None else host.find(path, head, tls)
 
     def virtual_host(self, authority: bytes) -> model.VirtualHost | None:
         """Whose routes `find` looks at."""

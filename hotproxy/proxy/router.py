@@ -14,6 +14,7 @@ Pressure runs backwards: when a side does not take what it is sent, the other on
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from hotproxy.errors import (
@@ -23,6 +24,7 @@ from hotproxy.errors import (
     NO_CLUSTER,
     NO_HEALTHY_UPSTREAM,
     RESPONSE_TIMEOUT,
+    TLS_FAILURE,
     UPSTREAM_PROTOCOL_ERROR,
     UPSTREAM_RESET_AFTER_START,
     UPSTREAM_TERMINATION,
@@ -57,7 +59,7 @@ PROTOCOL_ERROR_AFTER_START: Final = Reason(
     "upstream_reset_after_response_started{protocol_error}",
     "upstream_cx_protocol_error",
 )
-_COUNTED_BY_THE_POOL: Final = frozenset((CONNECT_FAILURE, CONNECT_TIMEOUT, LOCAL_CONNECT_FAILURE))
+_COUNTED_BY_THE_POOL: Final = frozenset((CONNECT_FAILURE, CONNECT_TIMEOUT))
 
 
 class Router:
@@ -185,6 +187,8 @@ class Router:
             cluster.stats.upstream_rq_retry.inc()
             self._attempt()
             self.flush()
+        elif reason is TLS_FAILURE:
+            self._fail(replace(reason, details=f"{reason.details[:-1]}:{error.replace(' ', '_')}}}"))
         else:
             self._fail(reason)
 
@@ -350,7 +354,7 @@ class Router:
         cluster = self._cluster
         assert cluster is not None
         self._close_upstream()
-        if reason not in _COUNTED_BY_THE_POOL:
+        if reason.counter and reason not in _COUNTED_BY_THE_POOL:
             cluster.stats.by_name(reason.counter).inc()
         if not self._stream.response_started:
             cluster.stats.count_status(reason.status)  # as Envoy does for what it answers in an endpoint's place

@@ -9,7 +9,8 @@ import random
 from typing import TYPE_CHECKING
 
 from hotproxy.clock import Clock, TimerWheel
-from hotproxy.net.connection import Gauge, Loop
+from hotproxy.net.connection import Gauge
+from hotproxy.net.loop import Loop
 from hotproxy.net.pipes import Pipes
 
 if TYPE_CHECKING:

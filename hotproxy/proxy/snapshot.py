@@ -12,9 +12,11 @@ from hotproxy.net.socket_options import DEFAULT as DEFAULT_OPTIONS
 from hotproxy.net.socket_options import SocketOptions
 from hotproxy.proxy.route import Route
 from hotproxy.proxy.tcp_routes import TcpRoutes
+from hotproxy.proxy.tls_accept import DownstreamTls, HandshakeLog
 from hotproxy.proxy.trusted_proxies import TrustedProxies
-from hotproxy.telemetry.stats import HttpStats, ListenerStats, ProxyProtocolStats, TcpStats
+from hotproxy.telemetry.stats import HttpStats, ListenerStats, ProxyProtocolStats, SslStats, TcpStats
 from hotproxy.telemetry.stream_info import StreamInfo
+from hotproxy.telemetry.tls_info import TlsInfo
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.pool import Pools
 
@@ -22,13 +24,22 @@ from hotproxy.upstream.pool import Pools
 class Routes(Protocol):
     """Where a request goes (`route.RouteTable`)."""
 
-    def find(self, authority: bytes, path: bytes, head: RequestHead) -> Route | None: ...
+    def find(self, authority: bytes, path: bytes, head: RequestHead, tls: TlsInfo | None) -> Route | None: ...
 
 
 class ExchangeLog(Protocol):
     """Told once of every exchange (TCP: every connection) that is over (`telemetry.access_log.AccessLog`)."""
 
     def log(self, info: StreamInfo) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Secured:
+    """What a listener with TLS has besides."""
+
+    tls: DownstreamTls
+    stats: SslStats
+    failures: HandshakeLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,7 @@ class HttpListener:
     proxy_protocol: TrustedProxies | None = None
     proxy_stats: ProxyProtocolStats | None = None  # where there is `proxy_protocol`
     xff_num_trusted_hops: int = 0
+    secured: Secured | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +79,7 @@ class TcpListener:
     proxy_protocol: TrustedProxies | None = None
     proxy_stats: ProxyProtocolStats | None = None
     routes: TcpRoutes | None = None
+    secured: Secured | None = None
 
 
 @dataclass(frozen=True, slots=True)

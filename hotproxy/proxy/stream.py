@@ -68,6 +68,9 @@ class Stream:
         info.downstream_local = manager.local
         info.downstream_direct_remote = manager.direct_peer
         info.tlvs = manager.tlvs
+        if manager.tls is not None:
+            info.tls = manager.tls
+            info.requested_server_name = manager.tls.server_name
         info.protocol = "HTTP/1.1"
         listener.stats.downstream_rq_total.inc()
         listener.stats.downstream_rq_active.add(1)
@@ -93,7 +96,8 @@ class Stream:
             return
         path, target = normal
         authority = head.headers.get(b"host") or b""
-        route = self.listener.routes.find(authority, path, head)
+        tls = self.manager.tls
+        route = self.listener.routes.find(authority, path, head, tls)
         if route is None:
             self.local_reply(NO_ROUTE)
             return
@@ -114,7 +118,7 @@ class Stream:
         if chain is not None:
             client_host = chain.forwarded_for
             self._believe(chain)
-        not_a_loop = forwarding.decode_headers(head, client_host, request_id)
+        not_a_loop = forwarding.decode_headers(head, client_host, request_id, tls)
         if chain is not None and chain.proto:
             head.headers.set(b"x-forwarded-proto", chain.proto)
         if not not_a_loop:

@@ -30,6 +30,7 @@ from hotproxy.errors import (
 from hotproxy.net.client_hello import PENDING, TOO_LARGE, ClientHelloReader
 from hotproxy.net.connection import Connection
 from hotproxy.net.proxy_protocol import Announced, encode
+from hotproxy.net.tls_loop import TlsLoop
 from hotproxy.proxy import tcp_moving
 from hotproxy.proxy.byte_meter import ByteMeter, bytes_moved
 from hotproxy.proxy.filter_chain import DownstreamOwner, address_text
@@ -41,7 +42,7 @@ from hotproxy.proxy.tcp_moving import CONNECTING, DONE, EARLY_BYTES, HELLO, PIPI
 from hotproxy.telemetry.stream_info import StreamInfo
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.endpoint import Endpoint
-from hotproxy.upstream.pool import Connecting
+from hotproxy.upstream.tls_connect import Connecting
 
 # So many more large reads than small ones, and more are expected: 256 KiB at least. Large is not full: with 16 streams
 # at a time hardly any is (measured with full ones: nearly all was copied, and the CPU three times as much).
@@ -74,6 +75,7 @@ class TcpProxy:
         owner: DownstreamOwner,
         runtime: Runtime,
         announced: Announced | None = None,
+        secure: TlsLoop | None = None,
     ) -> None:
         info = StreamInfo(runtime.clock.wall_s(), runtime.clock.now_s())
         info.listener = listener.name
@@ -82,6 +84,9 @@ class TcpProxy:
         if announced is not None and announced.known:
             info.downstream_remote, info.downstream_local = announced.remote, announced.local
             info.downstream_direct_remote, info.tlvs = peer or "@", announced.tlvs
+        if secure is not None:
+            info.tls = secure.info
+            info.requested_server_name = secure.info.server_name
         self.state = HELLO
         self._listener = listener
         self._runtime = runtime
@@ -93,7 +98,8 @@ class TcpProxy:
         self._up = Leg(self, is_upstream=True)
         self._down.other = self._up
         self._up.other = self._down
-        self._down.connection = Connection(sock, self._down, runtime.loop, runtime.wheel, runtime.buffered)
+        loop = runtime.loop if secure is None else secure
+        self._down.connection = Connection(sock, self._down, loop, runtime.wheel, runtime.buffered)
         self._early = bytearray()  # from the client, while there is no endpoint yet
         self._early_disabled = False
         self._attempt: Connecting | None = None
@@ -136,9 +142,10 @@ class TcpProxy:
     def _begin(self, loaded: bool) -> None:
         """`loaded`: its deadline is armed, and a part of the hello may be there."""
         routes = self._listener.routes
-        if routes is None or not routes.wants_name:
+        if routes is None or not routes.wants_name or self.info.tls is not None:  # with TLS it is known by now
             self._arm_idle()
-            self._choose(self._listener.cluster if routes is None else routes.pick("", self._runtime.random))
+            name = self.info.requested_server_name
+            self._choose(self._listener.cluster if routes is None else routes.pick(name, self._runtime.random))
             return
         self._hello = ClientHelloReader()
         if not loaded:
@@ -198,10 +205,9 @@ class TcpProxy:
         self.info.attempts += 1
         self._use(endpoint, cluster)
         cluster.stats.upstream_cx_total.inc()
-        connector = self._runtime.snapshot.pools.connector
         version, info = cluster.proxy_protocol, self.info
         preface = encode(version, info.downstream_remote, info.downstream_local) if version else b""
-        self._attempt = connector(endpoint, cluster.connect_timeout_s, self, self._runtime, preface)
+        self._attempt = self._runtime.snapshot.pools.attempt(cluster, endpoint, self, self._runtime, preface)
         self._attempt.start()
 
     def _use(self, endpoint: Endpoint, cluster: Cluster) -> None:
@@ -241,7 +247,7 @@ class TcpProxy:
             flags += ("URX",)  # Envoy: "maximum connect attempts (TCP) was reached"
         self._end(f"{reason.details[:-1]}|{error.replace(' ', '_')}}}", *flags)
 
-    def on_connected(self, sock: socket.socket) -> None:
+    def on_connected(self, sock: socket.socket, secure: TlsLoop | None = None) -> None:
         self._attempt = None
         self._tried.clear()
         assert self._endpoint is not None
@@ -249,7 +255,8 @@ class TcpProxy:
         info.upstream_connect_s = runtime.clock.now_s()
         info.upstream_remote = self._endpoint.name
         info.upstream_local = _local_text(sock)
-        up = Connection(sock, self._up, runtime.loop, runtime.wheel, runtime.buffered)
+        loop = runtime.loop if secure is None else secure
+        up = Connection(sock, self._up, loop, runtime.wheel, runtime.buffered)
         down = self._down.connection
         assert down is not None
         self._up.connection = up

@@ -13,6 +13,7 @@ tells it in HELLO what it must know, and asks for its sockets.
     faults                      processes that fail on demand, for tests
     sockets, bind, holders      the listening sockets
     ledger                      shared memory
+    ticket_chain                the secret of TLS sessions
     requests, commands, status  signals and `supervisor.sock`
     supervisor, loop, spawn     all of it together
 """

@@ -124,6 +124,7 @@ class Actions:
                 "sockets": [live.lease.wire(owned) for owned in batch],
                 "inodes": [owned.inode for owned in batch],
                 "last": batch is batches[-1],
+                "tickets": self._supervisor.tickets.to_wire(),
             }
             live.outbox.post("SOCKETS", fields, [owned.sock.fileno() for owned in batch])
 

@@ -64,6 +64,7 @@ KINDS: Final[dict[str, dict[str, type]]] = {
         # and, since they were added: "compiled", "pure", "fallback" (hello.py)
     },
     # S -> Z: [listener, address index, slot, listening, shared]; fds in order. Also before a SLOTS that needs more.
+    # `tickets` besides, the secret of TLS sessions (ticket_chain): an older supervisor has none
     "SOCKETS": {"sockets": list, "last": bool},
     "SLAB": {"role": str, "slot": int},  # Z -> S: shared memory for a process that is about to be forked
     "SLAB_IS": {"role": str, "slot": int, "serial": int, "place": dict},  # S -> Z: where it lies

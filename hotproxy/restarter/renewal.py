@@ -219,6 +219,7 @@ class Renewal:
             supervisor.soft_drain,
             last.to_wire() if last is not None else None,
             [owned.to_wire() for owned in supervisor.sockets.all()],
+            supervisor.tickets.to_wire(),
         )
         lock_fd, commands_fd, memfd = supervisor.lock.fileno(), supervisor.commands.fileno(), resume.write()
         inherited = [lock_fd, commands_fd, memfd, *(owned.sock.fileno() for owned in supervisor.sockets.all())]

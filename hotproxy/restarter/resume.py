@@ -44,6 +44,7 @@ class Resume:
     soft_drain: bool
     last_restart: dict[str, Any] | None
     sockets: list[list[Any]] = field(default_factory=list)  # `OwnedSocket.to_wire`
+    tickets: list[Any] = field(default_factory=list)  # `TicketChain.to_wire`; an older version has none
 
     def write(self) -> int:
         """A memfd with it."""
@@ -60,7 +61,14 @@ def read(fd: int) -> Resume:
         raise ResumeError(f"{type(error).__name__}: {error}") from None
     if not isinstance(fields, dict) or fields.pop("version", None) != VERSION:
         raise ResumeError(f"it is no version {VERSION}")
-    wanted = {"started_s": (float,), "soft_drain": (bool,), "last_restart": (dict, type(None)), "sockets": (list,)}
+    fields.setdefault("tickets", [])  # an older version has none
+    wanted: dict[str, tuple[type, ...]] = {
+        "started_s": (float,),
+        "soft_drain": (bool,),
+        "last_restart": (dict, type(None)),
+        "sockets": (list,),
+        "tickets": (list,),
+    }
     for name, kinds in wanted.items():
         if not isinstance(fields.get(name), kinds):
             raise ResumeError(f"{name} is {type(fields.get(name)).__name__}")

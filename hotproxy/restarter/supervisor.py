@@ -11,6 +11,7 @@ import resource
 import selectors
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from hotproxy.restarter.spawn import spawn
 from hotproxy.restarter.store import Store
 from hotproxy.restarter.survivors import WAIT_S, Survivors
 from hotproxy.restarter.systemd import Notifier, passed_descriptors
+from hotproxy.restarter.ticket_chain import TicketChain
 
 # Before HELLO nothing is known of a generation's own deadlines: interpreter, imports, config.
 HELLO_S: Final = 30.0
@@ -89,6 +91,7 @@ class Supervisor:
         self.restarts = Restarts(self.loop, self)
         self.started_s = self.loop.now_s()
         self.code = supervisor_code()
+        self.tickets = TicketChain.new(time.time())
         self._generations: list[LiveGeneration] = []
         self._events: deque[tuple[LiveGeneration, Event]] = deque()
         self._handling = False
@@ -166,6 +169,8 @@ class Supervisor:
                 self.restarts.last = Outcome.from_wire(resume.last_restart)
             for wire in resume.sockets:
                 self.sockets.put(OwnedSocket.from_wire(wire))
+            if resume.tickets:
+                self.tickets = TicketChain.from_wire(resume.tickets)
         except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
             log(WARNING, f"not all that the last version handed over makes sense: {error!r}")
 
@@ -438,6 +443,7 @@ class Supervisor:
     def _tick(self) -> None:
         self.loop.after(TICK_S, self._tick)
         self.reap()
+        self.tickets.advance(time.time())
         self.notifier.flush()
         self.renewal.look()
         self.store.add(self.sockets.all())

@@ -13,6 +13,7 @@ from json.encoder import encode_basestring_ascii as quote
 from typing import Final, Protocol
 
 from hotproxy.telemetry import log_values as values
+from hotproxy.telemetry import tls_values
 from hotproxy.telemetry.stream_info import StreamInfo
 
 
@@ -165,6 +166,15 @@ OPERATORS: Final[dict[str, Operator]] = {
     "UPSTREAM_CLUSTER": Text(values.cluster),
     "UPSTREAM_REQUEST_ATTEMPT_COUNT": Number(values.attempts),
     "REQUESTED_SERVER_NAME": Wire(values.requested_server_name),
+    "DOWNSTREAM_TLS_VERSION": Text(tls_values.version),
+    "DOWNSTREAM_TLS_CIPHER": Text(tls_values.cipher),
+    "DOWNSTREAM_PEER_SUBJECT": Text(tls_values.subject),
+    "DOWNSTREAM_PEER_ISSUER": Text(tls_values.issuer),
+    "DOWNSTREAM_PEER_SERIAL": Text(tls_values.serial),
+    "DOWNSTREAM_PEER_FINGERPRINT_256": Text(tls_values.fingerprint),
+    "DOWNSTREAM_PEER_URI_SAN": Text(tls_values.uris),
+    "DOWNSTREAM_PEER_DNS_SAN": Text(tls_values.dns_names),
+    "DOWNSTREAM_PEER_CERT_V_END": Text(tls_values.not_after),
     "HOSTNAME": Text(values.Constant(socket.gethostname()).get),
     **_address("DOWNSTREAM_REMOTE", values.downstream_remote),
     # Who has connected to us, where a proxy has announced who its client is.

@@ -22,6 +22,11 @@ InstanceGauge = Gauge
 # A counter that Envoy does not have: its Prometheus family begins with `hotproxy_`.
 OwnCounter = Counter
 
+# Days until the first of all certificates that the config names expires; the control process writes it.
+FIRST_EXPIRY: Final = Stat(
+    "server.days_until_first_cert_expiring", INSTANCE_GAUGE, (), "envoy_server_days_until_first_cert_expiring"
+)
+
 _KINDS: Final = {
     "Counter": COUNTER,
     "OwnCounter": COUNTER,
@@ -157,6 +162,23 @@ class ProxyProtocolStats(Scope):
         """A whole header, or one that broke the rules of its version."""
         versions = self._versions[version]
         (versions.found if found else versions.error).inc()
+
+
+@dataclass(init=False, slots=True)
+class SslStats(Scope):
+    """The handshakes of one listener. Its names are `listener.<name>.ssl.<statistic>`."""
+
+    scope: ClassVar[str] = "listener"
+    tag: ClassVar[str] = "envoy_listener_address"
+    part: ClassVar[str] = "ssl."
+
+    handshake: Counter  # that have come about
+    connection_error: Counter  # a peer broke the rules, or said that we do
+    session_reused: Counter
+    fail_verify_error: Counter  # a certificate that is not accepted
+    fail_verify_no_cert: Counter
+    fail_verify_san: Counter  # client_san does not name it
+    handshake_timeout: OwnCounter  # `handshake_timeout`, or pushed out by others when there were `max_handshakes`
 
 
 @dataclass(init=False, slots=True)
@@ -302,6 +324,21 @@ class ClusterStats(Scope):
         counter = self._codes[code]
         if counter is not None:
             counter.inc()
+
+
+@dataclass(init=False, slots=True)
+class UpstreamSslStats(Scope):
+    """The handshakes with the endpoints of one cluster. Its names are `cluster.<name>.ssl.<statistic>`."""
+
+    scope: ClassVar[str] = "cluster"
+    tag: ClassVar[str] = "envoy_cluster_name"
+    part: ClassVar[str] = "ssl."
+
+    handshake: Counter
+    connection_error: Counter
+    session_reused: Counter
+    fail_verify_error: Counter
+    fail_verify_san: Counter
 
 
 @dataclass(init=False, slots=True)

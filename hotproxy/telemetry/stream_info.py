@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from hotproxy.saved import MAX_COUNT, MAX_SECONDS
+from hotproxy.telemetry.tls_info import TlsInfo
 
 
 class HeadersView(Protocol):
@@ -56,9 +57,12 @@ _HEADERS: Final = ("request_headers", "response_headers")
 
 
 class StreamInfo:
-    """Plain attributes, filled on the way, read once by `finish()`; `dump()` carries it across a handoff."""
+    """Plain attributes, filled on the way, read once by `finish()`; `dump()` carries it across a handoff.
 
-    __slots__ = FIELDS
+    But for `tls`: a connection that has it does not move.
+    """
+
+    __slots__ = (*FIELDS, "tls")
 
     def __init__(self, start_wall_s: float = 0.0, start_s: float = 0.0) -> None:
         self.start_wall_s = start_wall_s
@@ -96,6 +100,7 @@ class StreamInfo:
         self.downstream_direct_remote = ""  # of the proxy that has announced its client; "" where nobody has
         self.tlvs = b""  # of its PROXY header, as they came (`proxy_tlvs`)
         self.requested_server_name = ""  # SNI of a TLS client
+        self.tls: TlsInfo | None = None  # of the client's connection
 
     def dump(self) -> list[object]:
         """The values in the order of `FIELDS`, msgpack's types only. The version is that of the connection."""

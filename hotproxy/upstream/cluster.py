@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hotproxy.telemetry.stats import ClusterStats
 from hotproxy.upstream.endpoint import Endpoint
 from hotproxy.upstream.load_balancer import LoadBalancer
+from hotproxy.upstream.tls_connect import UpstreamTls
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +22,4 @@ class Cluster:
     idle_timeout_s: float  # how long an unused connection to an endpoint is kept
     stats: ClusterStats
     proxy_protocol: int = 0  # the version of the PROXY header that begins each connection; 0: none
+    tls: UpstreamTls | None = None

@@ -18,7 +18,8 @@ from typing import Final, Protocol
 
 from hotproxy.clock import TICK_S, Timer, TimerWheel
 from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT, LOCAL_CONNECT_FAILURE, Reason
-from hotproxy.net.connection import Loop
+from hotproxy.net.loop import Loop
+from hotproxy.net.tls_loop import TlsLoop
 from hotproxy.upstream.endpoint import Endpoint
 
 _KIND: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -32,10 +33,12 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 class ConnectOwner(Protocol):
     """Whoever waits. Exactly one of the two is called, or none after `cancel()`."""
 
-    def on_connected(self, sock: socket.socket) -> None: ...
+    def on_connected(self, sock: socket.socket, secure: TlsLoop | None = None) -> None:
+        """`secure`: what reads and writes the descriptor in the worker's loop's place, behind a handshake."""
 
     def on_connect_failed(self, reason: Reason, error: str) -> None:
-        """`reason` is CONNECT_FAILURE, CONNECT_TIMEOUT, or LOCAL_CONNECT_FAILURE: the endpoint has heard nothing of it.
+        """`reason` is CONNECT_FAILURE, CONNECT_TIMEOUT, TLS_FAILURE, or LOCAL_CONNECT_FAILURE: the endpoint has heard
+        nothing of it.
 
         `error` is the text for the log: "Connection refused".
         """

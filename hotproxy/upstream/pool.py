@@ -14,10 +14,12 @@ import socket
 from typing import Protocol
 
 from hotproxy.errors import CONNECT_TIMEOUT, LOCAL_CONNECT_FAILURE, Reason
+from hotproxy.net.tls_loop import TlsLoop
 from hotproxy.upstream.cluster import Cluster
-from hotproxy.upstream.connect import ConnectAttempt, ConnectOwner, ConnectRuntime
+from hotproxy.upstream.connect import ConnectAttempt, ConnectOwner
 from hotproxy.upstream.endpoint import Endpoint
 from hotproxy.upstream.moving import IdleRuntime, IdleUpstream, load_idle
+from hotproxy.upstream.tls_connect import Connecting, Connector, TlsConnect
 from hotproxy.upstream.upstream_connection import PoolRuntime, UpstreamConnection, UpstreamUser
 
 
@@ -29,25 +31,6 @@ class PoolUser(UpstreamUser, Protocol):
 
     def on_pool_failure(self, reason: Reason, error: str) -> None:
         """It has not; counted already."""
-
-
-class Connector(Protocol):
-    """Makes connects: `ConnectAttempt`, or a fake."""
-
-    def __call__(
-        self, endpoint: Endpoint, timeout_s: float, owner: ConnectOwner, runtime: ConnectRuntime, preface: bytes = b""
-    ) -> Connecting: ...
-
-
-class Connecting(Protocol):
-    def start(self) -> None: ...
-
-    def cancel(self) -> None: ...
-
-    def freeze(self) -> None:
-        """Report nothing until `thaw`, or for ever after a `cancel`."""
-
-    def thaw(self) -> None: ...
 
 
 class PoolConnect:
@@ -64,7 +47,7 @@ class PoolConnect:
         self._pools = pools
         self._runtime = runtime
         self._preface = preface
-        self._attempt = pools.connector(endpoint, cluster.connect_timeout_s, self, runtime, preface)
+        self._attempt = pools.attempt(cluster, endpoint, self, runtime, preface)
 
     def start(self) -> None:
         stats = self._cluster.stats
@@ -88,9 +71,9 @@ class PoolConnect:
     def thaw(self) -> None:
         self._attempt.thaw()
 
-    def on_connected(self, sock: socket.socket) -> None:
+    def on_connected(self, sock: socket.socket, secure: TlsLoop | None = None) -> None:
         user = self._over()
-        upstream = UpstreamConnection(sock, self._cluster, self._endpoint, user, self._pools, self._runtime)
+        upstream = UpstreamConnection(sock, self._cluster, self._endpoint, user, self._pools, self._runtime, secure)
         upstream.connection.start()
         upstream.preface = self._preface
         try:
@@ -152,6 +135,15 @@ class Pools:
             upstream.taken(user)
             return upstream
         return None
+
+    def attempt(
+        self, cluster: Cluster, endpoint: Endpoint, owner: ConnectOwner, runtime: PoolRuntime, preface: bytes = b""
+    ) -> Connecting:
+        """A connect, with its handshake if the cluster has TLS. `preface` comes before all else, in plain text."""
+        timeout_s = cluster.connect_timeout_s
+        if cluster.tls is None:
+            return self.connector(endpoint, timeout_s, owner, runtime, preface)
+        return TlsConnect(cluster.tls, endpoint, timeout_s, owner, runtime, self.connector, preface)
 
     def connect(
         self, cluster: Cluster, endpoint: Endpoint, user: PoolUser, runtime: PoolRuntime, preface: bytes = b""

@@ -18,6 +18,7 @@ from hotproxy.http.http1_client import Http1ClientCodec
 from hotproxy.net.connection import OPEN, Connection, Gauge
 from hotproxy.net.connection_state import ConnectionState
 from hotproxy.net.saved_state import read_state
+from hotproxy.net.tls_loop import TlsLoop
 from hotproxy.saved import saved_bool, saved_bytes, saved_int, saved_seconds, saved_text, saved_version
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.connect import ConnectRuntime
@@ -76,7 +77,7 @@ class UpstreamConnection:
     """A connection to an endpoint with its codec. What is sent is collected, and written by `flush()` in one call."""
 
     __slots__ = (
-        "_closed", "_idle", "_keeper", "_out", "_sent_before", "_tx_counted", "_wheel", "cluster", "codec",
+        "_closed", "_idle", "_keeper", "_out", "_secure", "_sent_before", "_tx_counted", "_wheel", "cluster", "codec",
         "connection", "endpoint", "local", "preface", "raw", "responded", "reused", "user",
     )  # fmt: skip
 
@@ -88,8 +89,11 @@ class UpstreamConnection:
         user: UpstreamUser | None,
         keeper: Keeper,
         runtime: PoolRuntime,
+        secure: TlsLoop | None = None,
     ) -> None:
-        self.connection = Connection(sock, self, runtime.loop, runtime.wheel, runtime.buffered)
+        loop = runtime.loop if secure is None else secure
+        self.connection = Connection(sock, self, loop, runtime.wheel, runtime.buffered)
+        self._secure = secure is not None
         self.codec = Http1ClientCodec()
         self.cluster = cluster
         self.endpoint = endpoint
@@ -223,6 +227,8 @@ class UpstreamConnection:
 
     def close(self) -> None:
         """Close at once. Safe to call twice."""
+        if self._secure and self.user is None:  # between two requests: the endpoint may know that it is no cut
+            self.connection.shutdown_write()
         self.connection.close()
         self._gone()
 

@@ -14,34 +14,44 @@ from typing import Final, cast
 
 from hotproxy.clock import Clock, TimerWheel
 from hotproxy.config import model
+from hotproxy.config.certificate import CertificateError
 from hotproxy.net.poller import Poller
 from hotproxy.net.socket_options import SocketOptions
+from hotproxy.net.tls_client import ClientTls
+from hotproxy.net.tls_server import ServerTls
+from hotproxy.net.tls_tickets import TicketKeys
 from hotproxy.proxy.connection_manager import ConnectionManager
 from hotproxy.proxy.filter_chain import Terminal
 from hotproxy.proxy.listener import SHARE_OF_DESCRIPTORS, Admission, Listener
 from hotproxy.proxy.route import RouteTable
 from hotproxy.proxy.runtime import Runtime
-from hotproxy.proxy.snapshot import HttpListener, Snapshot, TcpListener
+from hotproxy.proxy.snapshot import HttpListener, Secured, Snapshot, TcpListener
 from hotproxy.proxy.tcp_proxy import TcpProxy
 from hotproxy.proxy.tcp_routes import ClusterChoice, TcpRoutes
 from hotproxy.proxy.trusted_proxies import TrustedProxies
 from hotproxy.shm.cells import Slab
 from hotproxy.shm.schema import COUNTER, Stat
 from hotproxy.telemetry.access_log import AccessLog
+from hotproxy.telemetry.failure_log import FailureLog
 from hotproxy.telemetry.log_format import LogFormat
 from hotproxy.telemetry.log_sink import LogSinks
 from hotproxy.telemetry.stats import (
+    FIRST_EXPIRY,
     AccessLogStats,
     ClusterStats,
     HttpStats,
     ListenerStats,
     ProxyProtocolStats,
+    SslStats,
     TcpStats,
+    UpstreamSslStats,
 )
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.endpoint import Endpoint
 from hotproxy.upstream.load_balancer import POLICIES
 from hotproxy.upstream.pool import Pools
+from hotproxy.upstream.tls_connect import UpstreamTls
+from hotproxy.worker.certificates import Certificates, Side
 
 # Below this a worker would refuse clients for no good reason; such a limit is a mistake, and EMFILE is handled.
 _MIN_CONNECTIONS: Final = 16
@@ -60,6 +70,7 @@ class Parts:
     listeners: dict[str, Listener]
     admission: Admission
     logs: LogSinks
+    certificates: Certificates
 
 
 def declare_stats(config: model.Config) -> list[Stat]:
@@ -70,10 +81,16 @@ def declare_stats(config: model.Config) -> list[Stat]:
         stats += HttpStats.declare(listener.name) if listener.tcp is None else TcpStats.declare(listener.name)
         if listener.proxy_protocol is not None:
             stats += ProxyProtocolStats.declare(listener.name)
+        if listener.tls is not None:
+            stats += SslStats.declare(listener.name)
         if listener.access_log is not None:
             stats += AccessLogStats.declare(listener.name)
     for cluster in config.clusters:
         stats += ClusterStats.declare(cluster.name)
+        if cluster.tls is not None:
+            stats += UpstreamSslStats.declare(cluster.name)
+    if any(each.tls for each in config.listeners) or any(each.tls for each in config.clusters):
+        stats.append(FIRST_EXPIRY)
     return stats
 
 
@@ -81,7 +98,17 @@ def check_buildable(config: model.Config) -> None:
     """Build what can be built without processes. Raises ValueError with a sentence for the user."""
     for listener in config.listeners:
         RouteTable(listener.virtual_hosts)
+        if listener.tls is not None:
+            try:
+                ServerTls(listener.name, listener.tls)
+            except CertificateError as error:
+                raise ValueError(f"listener '{listener.name}': {error}") from None
     for cluster in config.clusters:
+        if cluster.tls is not None:
+            try:
+                ClientTls(cluster.tls)
+            except CertificateError as error:
+                raise ValueError(f"cluster '{cluster.name}': {error}") from None
         for endpoint in cluster.endpoints:
             try:
                 Endpoint(endpoint.address, endpoint.weight)
@@ -97,11 +124,19 @@ def build(
     clock: Clock,
     random_: random.Random,
     report: Callable[[str], None],
+    complain: Callable[[str], None] | None = None,
+    tickets: TicketKeys | None = None,
 ) -> Parts:
-    """Everything of one worker, not accepting yet. OSError when an access log can't be opened."""
+    """Everything of one worker, not accepting yet. OSError when an access log can't be opened, CertificateError when a
+    certificate can't be used any more."""
     logs = LogSinks(report, clock)
-    listeners = {listener.name: _listener(listener, slab, logs) for listener in config.listeners}
-    clusters = {cluster.name: _cluster(cluster, slab, random_) for cluster in config.clusters}
+    failures = FailureLog(report, clock)
+    sides = {each.name: ServerTls(each.name, each.tls, tickets) for each in config.listeners if each.tls is not None}
+    secured = {name: Secured(side, SslStats(slab, name), failures) for name, side in sides.items()}
+    listeners = {each.name: _listener(each, slab, logs, secured.get(each.name)) for each in config.listeners}
+    asking = {each.name: ClientTls(each.tls) for each in config.clusters if each.tls is not None}
+    tls = {name: UpstreamTls(side, UpstreamSslStats(slab, name)) for name, side in asking.items()}
+    clusters = {each.name: _cluster(each, slab, random_, tls.get(each.name)) for each in config.clusters}
     snapshot = Snapshot(listeners, clusters, Pools())
     runtime = Runtime(poller, wheel, clock, random_, slab.buffered(), snapshot)
     admission = Admission(connection_limit(), wheel)
@@ -116,7 +151,10 @@ def build(
         )
         for listener in config.listeners
     }
-    return Parts(runtime, accepting, admission, logs)
+    named: list[tuple[str, Side]] = [(f"listener '{name}'", side) for name, side in sides.items()]
+    named += [(f"cluster '{name}'", side) for name, side in asking.items()]
+    certificates = Certificates(named, clock, report, complain or report, tickets, list(sides.values()))
+    return Parts(runtime, accepting, admission, logs, certificates)
 
 
 def connection_limit() -> int:
@@ -127,7 +165,9 @@ def connection_limit() -> int:
     return max(_MIN_CONNECTIONS, int(soft * SHARE_OF_DESCRIPTORS))
 
 
-def _listener(config: model.Listener, slab: Slab, logs: LogSinks) -> HttpListener | TcpListener:
+def _listener(
+    config: model.Listener, slab: Slab, logs: LogSinks, secured: Secured | None
+) -> HttpListener | TcpListener:
     access_log = None
     if config.access_log is not None:
         sink = logs.open(config.access_log.path)
@@ -154,6 +194,7 @@ def _listener(config: model.Listener, slab: Slab, logs: LogSinks) -> HttpListene
             proxy_protocol=trusted,
             proxy_stats=proxy_stats,
             routes=_tcp_routes(config.tcp),
+            secured=secured,
         )
     return HttpListener(
         name=config.name,
@@ -169,6 +210,7 @@ def _listener(config: model.Listener, slab: Slab, logs: LogSinks) -> HttpListene
         proxy_protocol=trusted,
         proxy_stats=proxy_stats,
         xff_num_trusted_hops=config.xff_num_trusted_hops,
+        secured=secured,
     )
 
 
@@ -188,7 +230,7 @@ def _choice(cluster: str, weighted_clusters: tuple[tuple[str, int], ...]) -> Clu
     return ClusterChoice(weighted_clusters or ((cluster, 1),))
 
 
-def _cluster(config: model.Cluster, slab: Slab, random_: random.Random) -> Cluster:
+def _cluster(config: model.Cluster, slab: Slab, random_: random.Random, tls: UpstreamTls | None) -> Cluster:
     options = SocketOptions(config.socket_options)
     endpoints = tuple(Endpoint(endpoint.address, endpoint.weight, options) for endpoint in config.endpoints)
     return Cluster(
@@ -199,4 +241,5 @@ def _cluster(config: model.Cluster, slab: Slab, random_: random.Random) -> Clust
         idle_timeout_s=config.idle_timeout_s,
         stats=ClusterStats(slab, config.name),
         proxy_protocol=config.proxy_protocol,
+        tls=tls,
     )

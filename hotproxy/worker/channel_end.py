@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from hotproxy.clock import Timer, TimerWheel
-from hotproxy.net.connection import Loop
+from hotproxy.net.loop import Loop
 from hotproxy.restarter.frames import Channel, ChannelClosed, FrameError, Message
 
 

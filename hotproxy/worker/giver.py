@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from hotproxy.clock import Timer, TimerWheel
-from hotproxy.net.connection import Loop
+from hotproxy.net.loop import Loop
 from hotproxy.restarter.frames import Channel, ChannelFull, Message
 from hotproxy.worker import records
 from hotproxy.worker.channel_end import ChannelEnd

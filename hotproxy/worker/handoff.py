@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from hotproxy.clock import TimerWheel
-from hotproxy.net.connection import Loop
+from hotproxy.net.loop import Loop
 from hotproxy.proxy.filter_chain import DownstreamConnection
 from hotproxy.proxy.listener import Listener
 from hotproxy.proxy.runtime import Runtime

@@ -22,12 +22,16 @@ from typing import Any, Final
 import uvloop
 
 from hotproxy.clock import TICK_S, SystemClock, TimerWheel
+from hotproxy.config.certificate import CertificateError
 from hotproxy.config.model import Config
 from hotproxy.net.connection import Connection
 from hotproxy.net.poller import Poller
+from hotproxy.net.tls_errors import hush_server_names
+from hotproxy.net.tls_tickets import TicketKeys
 from hotproxy.restarter.frames import Channel, ChannelClosed, ChannelFull, DescriptorsLost, FrameError, Message
 from hotproxy.restarter.log import ERROR, INFO, WARNING, log, name_process
 from hotproxy.restarter.systemd import STORED
+from hotproxy.restarter.ticket_chain import TicketChain
 from hotproxy.shm.cells import Slab
 from hotproxy.worker.build import INTERNAL_ERRORS, Parts, build
 from hotproxy.worker.drain import Drain
@@ -62,6 +66,7 @@ class WorkerStart:
     channel: Channel
     slab: Slab
     drain_timeout_s: float
+    tickets: TicketChain | None = None  # of TLS sessions; None: they resume within this worker only
 
 
 def run(start: WorkerStart) -> int:
@@ -71,8 +76,8 @@ def run(start: WorkerStart) -> int:
     loop = uvloop.new_event_loop()
     try:
         worker = Worker(start, loop)
-    except OSError as error:  # an access log that can't be opened
-        why = error.strerror or str(error)
+    except (OSError, CertificateError) as error:  # an access log that can't be opened, a certificate that is gone
+        why = getattr(error, "strerror", None) or str(error)
         log(ERROR, f"cannot start: {why}")
         start.channel.send("FAILED", {"why": why})
         return EXIT_FAILED
@@ -87,6 +92,7 @@ def _prepare_process() -> None:
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    hush_server_names()
     # No collections: what ends here breaks its cycles itself, so they find nothing, and everybody waits for them. No
     # threshold bounds a pause: objects of older generations that die count against it, so with 10,000 for generation 0
     # and 2,000 requests in flight it looked at 30,000 objects, for 3 to 9 ms of CPU. Also tried: a collection while
@@ -117,8 +123,9 @@ class Worker:
         self._exit_code = EXIT_DRAINED
         loop.set_exception_handler(self._on_loop_bug)
         self._parts: Parts = build(
-            start.config, start.slab, self._poller, self._wheel, self._clock, random.Random(), _report
-        )
+            start.config, start.slab, self._poller, self._wheel, self._clock, random.Random(), _report, _complain,
+            self._ticket_keys(),
+        )  # fmt: skip
         self._drain = Drain(
             self._parts, self._poller, self._clock, start.drain_timeout_s, start.config.orphan_timeout_s, STORED
         )
@@ -128,6 +135,13 @@ class Worker:
         )  # fmt: skip
         for item in start.sockets:
             self._add_socket(item.listener, item.address_index, item.slot, item.listening, item.shared, item.sock)
+
+    def _ticket_keys(self) -> TicketKeys | None:
+        chain = self._start.tickets
+        if chain is None:
+            return None
+        chain.advance(self._clock.wall_s())
+        return TicketKeys(chain)
 
     def run(self) -> int:
         self._poller.add_reader(self._channel.fileno(), self._on_channel)
@@ -150,6 +164,7 @@ class Worker:
         slab.connections = self._parts.admission.open
         self._wheel.advance()
         self._parts.logs.flush()
+        self._parts.certificates.tick()
         self._flush_outbox()
         self._drain.tick()
         if self._drain.leaving:  # an orphan's end comes from nobody
@@ -321,3 +336,7 @@ def _stream_sockets(fds: list[int]) -> list[socket.socket]:
 
 def _report(text: str) -> None:
     log(INFO, text)
+
+
+def _complain(text: str) -> None:
+    log(ERROR, text)

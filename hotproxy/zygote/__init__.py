@@ -4,6 +4,7 @@
     declare   config -> HELLO, and the real program
     slots     who accepts on which socket, and how long a dying slot waits: pure
     child     one forked process
+    tickets   the secret of TLS sessions, for those who are forked
     main      the conversation with the supervisor and with the children
 
 No event loop and no thread may exist here: a fork copies only the thread that calls it.

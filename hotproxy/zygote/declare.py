@@ -22,12 +22,12 @@ from hotproxy.config.sources import SourceError
 from hotproxy.control import main as control_main
 from hotproxy.data_path import why_plain
 from hotproxy.http import kernel as http_kernel
-from hotproxy.net import transfer
+from hotproxy.net import tls_tickets, transfer
 from hotproxy.proxy import http_moving, introduction, tcp_moving
 from hotproxy.restarter.digest import supervisor_code
 from hotproxy.restarter.frames import HANDOFF, HANDOFF_VERSION, PROTOCOL_VERSION
 from hotproxy.restarter.hello import MOVE_S, NO_LIMIT_S, Deadlines, Hello, WantedAddress, WantedListener
-from hotproxy.restarter.log import ERROR, log
+from hotproxy.restarter.log import ERROR, WARNING, log
 from hotproxy.shm import kernel as shm_kernel
 from hotproxy.shm.layout import LAYOUT_VERSION
 from hotproxy.shm.schema import to_wire
@@ -57,6 +57,7 @@ class HotproxyProgram:
         self._config = config
         self._orders = orders
         self._files = files
+        self._shares_sessions = _shares_sessions(config)
         self.hello = Hello(
             epoch=orders.epoch,
             slots=orders.workers or config.workers or len(os.sched_getaffinity(0)),
@@ -86,8 +87,9 @@ class HotproxyProgram:
         config = self._config
         sockets = [_listening(held) for held in birth.sockets]
         start = worker_main.WorkerStart(
-            config, orders.epoch, birth.slot, sockets, birth.channel, birth.slab, config.drain_timeout_s
-        )
+            config, orders.epoch, birth.slot, sockets, birth.channel, birth.slab, config.drain_timeout_s,
+            birth.tickets if self._shares_sessions else None,
+        )  # fmt: skip
         return worker_main.run(start)
 
     def control(self, birth: Birth) -> int:
@@ -134,6 +136,16 @@ def _load(orders: Orders, path: str, fallback: str = "") -> HotproxyProgram:
 def _why_not_compiled() -> list[str]:
     """Of each part of the data path that could be; "" where it is."""
     return [why_plain(), http_kernel.WHY_PURE, shm_kernel.WHY_PLAIN, transfer.WHY_PLAIN, line.WHY_PLAIN]
+
+
+def _shares_sessions(config: Config) -> bool:
+    """Can the workers of all generations resume each other's TLS sessions? Tried here, before anything is forked."""
+    if all(listener.tls is None for listener in config.listeners):
+        return False
+    why = tls_tickets.why_not()
+    if why:
+        log(WARNING, f"TLS sessions resume within one worker only: {why}")
+    return not why
 
 
 def _deadlines(config: Config) -> Deadlines:

@@ -33,6 +33,7 @@ from hotproxy.zygote.orphan import Supervision, introduce
 from hotproxy.zygote.phases import KNOWN_AS, Phase
 from hotproxy.zygote.program import Birth, Program
 from hotproxy.zygote.seats import Seat, Seats
+from hotproxy.zygote.tickets import Tickets
 
 # A child ends itself at the deadline it was given; after this it is killed.
 GRACE_S: Final = 1.0
@@ -64,6 +65,7 @@ class Zygote:
         self._waiting_for: set[int] = set()
         self._soft_drain = False
         self._served = False  # the supervisor has said so
+        self._tickets = Tickets(self._loop)
         self._exit_code = 0
 
     def run(self) -> int:
@@ -87,6 +89,7 @@ class Zygote:
         kind, fields = message.kind, message.fields
         if kind == "SOCKETS":
             self._take(message)
+            self._tickets.take(fields.get("tickets"))
             if fields["last"] and self._phase is Phase.ASKING:
                 self._phase = Phase.WARMING
                 for seat in self._seats:
@@ -258,7 +261,7 @@ class Zygote:
             set_process_name(f"hotproxy-w{seat.slot}" if seat.role == WORKER else "hotproxy-ctl")
             FAULTS_HERE.role = seat.role
             slab.claim()
-            birth = Birth(seat.slot, channel, slab, sockets)
+            birth = Birth(seat.slot, channel, slab, sockets, self._tickets.chain)
             return self._program.work(birth) if seat.role == WORKER else self._program.control(birth)
 
         pid, pidfd, channel = fork(live, others)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from hotproxy.restarter.frames import Channel
 from hotproxy.restarter.hello import Hello
+from hotproxy.restarter.ticket_chain import TicketChain
 from hotproxy.shm.cells import Slab
 
 
@@ -60,6 +61,7 @@ class Birth:
     channel: Channel
     slab: Slab
     sockets: list[HeldSocket] = field(default_factory=list)
+    tickets: TicketChain | None = None  # None: the supervisor is older than they are
 
 
 class Program(Protocol):

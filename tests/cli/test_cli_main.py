@@ -41,7 +41,9 @@ def test_an_instance_that_is_not_running_is_told_apart(tmp_path: Path, capsys: p
         (["proxy", "--from", ":8080"], "--to"),
         (["proxy", "--from", "8080", "--to", ":9000", "--emit"], "--from '8080'"),
         (["proxy", "--from", ":0", "--to", "localhost", "--emit"], "needs a port"),
-        (["proxy", "--from", ":0", "--to", "https://a", "--emit"], "only plain HTTP/1.1"),
+        (["proxy", "--from", ":0", "--to", "h2c://a", "--emit"], "only HTTP/1.1"),
+        (["proxy", "--from", ":0", "--to", "https://a", "--to", ":9000", "--emit"], "one and the same host"),
+        (["proxy", "--from", ":0", "--to", "https://a", "--to", "https://b", "--emit"], "one and the same host"),
         (["respond", "--listen", ":0", "--header", "nonsense"], "'name: value'"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, list) else None,
@@ -89,6 +91,21 @@ def test_emit_shows_a_config_that_check_accepts(tmp_path: Path, capsys: pytest.C
     config.write_text(text)
     config.chmod(0o600)
     assert call(["check", "-c", str(config)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("to", "endpoint", "tls"),
+    [
+        ("https://localhost", '["127.0.0.1:443"]', "tls: {sni: localhost}"),
+        ("https://localhost:8443/", '["127.0.0.1:8443"]', "tls: {sni: localhost}"),
+        ("https://127.0.0.1:8443", '["127.0.0.1:8443"]', "tls: {}"),
+    ],
+)
+def test_endpoints_may_speak_tls(to: str, endpoint: str, tls: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["proxy", "--from", ":8080", "--to", to, "--emit"]) == 0
+    text = capsys.readouterr().out
+    assert endpoint in text
+    assert tls in text
 
 
 def _run(arguments: list[str], redirected: str = "", **environment: str) -> subprocess.CompletedProcess[str]:

@@ -40,7 +40,7 @@ def test_it_is_encoded_as_a_client_sends_it() -> None:
         ("G T", "/", [], "no method"),
         ("GET", "/x", [], r"-H 'Host: …', or write http://host/x"),
         ("GET", "example.com/x", [], "did you mean 'http://example.com/x' or '/example.com/x'"),
-        ("GET", "https://a/", [], "speak http"),
+        ("GET", "ftp://a/", [], "speak http"),
         ("GET", "http://u:hunter2@a/", [], "no user part here: give -H 'Authorization: …'$"),
         ("GET", "http:///x", [], "has no host"),
         ("GET", "http://a/ä", [], "percent-encode"),
@@ -113,3 +113,10 @@ def test_a_name_wins_and_the_only_one_needs_no_port() -> None:
         "listeners: [{name: a, address: ':8', cluster: c}]\nclusters: [{name: c, endpoints: ['1.1.1.1:1']}]", "/a"
     )
     assert find_listener(parse("GET", "http://a/", []), one, {}, None)[0].name == "a"
+
+
+def test_https_without_a_port_is_443() -> None:
+    text = "listeners: [{name: a, address: ':80', cluster: c}, {name: b, address: ':443', cluster: c}]\n"
+    two = load_text(text + "clusters: [{name: c, endpoints: ['1.1.1.1:1']}]", "/a")
+    assert find_listener(parse("GET", "https://a/", []), two, {}, None)[0].name == "b"
+    assert find_listener(parse("GET", "http://a/", []), two, {}, None)[0].name == "a"

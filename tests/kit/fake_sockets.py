@@ -165,6 +165,16 @@ class FakeLoop:
     def is_quiet(self, fd: int) -> bool:
         return not self._sockets[fd].readable
 
+    def half_close(self, sock: FakeSocket) -> None:
+        sock.shutdown(socket.SHUT_WR)
+
+    def forget(self, fd: int) -> None:
+        self.readers.pop(fd, None)
+        self.writers.pop(fd, None)
+
+    def is_movable(self, fd: int) -> bool:
+        return True
+
     def run(self) -> None:
         """Until nothing is ready any more."""
         for _ in range(10_000):

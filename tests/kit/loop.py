@@ -7,6 +7,7 @@ descriptor that was closed while registered fails the test.
 from __future__ import annotations
 
 import select
+import socket
 from collections.abc import Callable
 
 from hotproxy.net.transfer import is_quiet, receive, transmit
@@ -46,6 +47,16 @@ class FakeLoop:
 
     def is_quiet(self, fd: int) -> bool:
         return is_quiet(fd)
+
+    def half_close(self, sock: socket.socket) -> None:
+        sock.shutdown(socket.SHUT_WR)
+
+    def forget(self, fd: int) -> None:
+        self.readers.pop(fd, None)
+        self.writers.pop(fd, None)
+
+    def is_movable(self, fd: int) -> bool:
+        return True
 
     def turn(self) -> bool:
         """One turn, in the order of descriptors, never waiting. False: nothing was ready."""

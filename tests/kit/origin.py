@@ -25,7 +25,8 @@ http {{
   fastcgi_temp_path {directory}; uwsgi_temp_path {directory}; scgi_temp_path {directory};
   default_type text/plain;
   server {{
-    listen unix:{directory}/nginx.sock;
+    # A unix socket refuses at once whom its queue has no room for, and a new generation connects anew, all at once.
+    listen unix:{directory}/nginx.sock backlog=4096;
     client_max_body_size 0;
     location / {{ return 200 "$http_x_number\\n"; }}
     location /files/ {{ alias {directory}/files/; }}

@@ -67,6 +67,7 @@ def test_a_restart_of_the_service_refuses_nobody(activated: Service) -> None:
     assert activated.pid != before
 
 
+@pytest.mark.slow
 def test_a_reload_loses_nothing(activated: Service) -> None:
     activated.start()
     before = activated.pid
@@ -115,6 +116,7 @@ def test_a_socket_that_no_listener_has_is_refused_at_a_reload_and_at_a_start(act
     activated.logs(why, priority=3)
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_replaced_its_code_still_knows_whose_the_socket_is(activated: Service) -> None:
     """Shut down at a stop, it would be dead for systemd too, and for whoever is started next."""
     activated.start()

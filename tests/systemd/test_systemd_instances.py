@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 
+import pytest
+
 from tests.systemd.machine import Machine
 from tests.systemd.service import CONFIG, PORT, Service, assert_nothing_lost
 
 
+@pytest.mark.slow
 def test_two_instances_live_and_end_apart(machine: Machine, origin: str) -> None:
     with contextlib.ExitStack() as stack:
         first, second = Service(machine, "hotproxy@a"), Service(machine, "hotproxy@b")

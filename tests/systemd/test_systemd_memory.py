@@ -43,6 +43,7 @@ def removed(directory: Path) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_a_worker_killed_for_memory_is_replaced_and_the_unit_stays(service: Service, little_memory: Path) -> None:
     service.start()
     pid, killed = service.pid, service.newest()["slots"][0]["pid"]

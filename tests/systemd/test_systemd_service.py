@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.systemd.service import CONFIG, PORT, Service, assert_nothing_lost, assert_only_the_crashed_ones_lost
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -37,6 +39,7 @@ def test_start_fails_with_a_config_that_is_wrong(service: Service) -> None:
     assert service.processes() == []
 
 
+@pytest.mark.slow
 def test_a_start_may_fall_back_on_the_last_good_config(service: Service) -> None:
     """The drop-in of docs/systemd.md."""
     drop_in = (DOCS / "systemd.md").read_text().partition("d/fallback.conf\n")[2].partition("```")[0]
@@ -94,6 +97,7 @@ def test_a_hangup_of_every_process_is_a_reload(service: Service) -> None:
     assert (service.pid, service.show("ActiveState")) == (pid, "active")
 
 
+@pytest.mark.slow
 def test_a_systemd_that_is_replaced_itself_goes_on_with_it(service: Service) -> None:
     """As an upgrade of systemd does. It tells the service nothing of this, and expects its notifications at once."""
     service.start()
@@ -157,6 +161,7 @@ def test_stop_leaves_nothing_but_the_numbers(service: Service) -> None:
     assert service.stats()["http.web.downstream_rq_total"] == 0, "and begun anew"
 
 
+@pytest.mark.slow
 def test_stop_lets_requests_end(service: Service) -> None:
     service.start()
     with service.load(new_rate=0, keepalive=20) as load:
@@ -209,6 +214,7 @@ def test_the_journal_has_priorities(service: Service, origin: str) -> None:
     assert {level for message, level in found.items() if "unknown field 'clutsers'" in message} == {3}
 
 
+@pytest.mark.slow
 def test_rotated_logs_are_opened_anew(service: Service, origin: str) -> None:
     log = "/var/log/hotproxy/access.log"
     service.configure(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import pytest
+
 from tests.systemd.service import Service, assert_nothing_lost
 
 
@@ -69,6 +71,7 @@ def test_its_own_code_is_replaced_in_the_same_process(service: Service) -> None:
     assert (service.pid, service.show("NRestarts")) == (pid, "0")
 
 
+@pytest.mark.slow
 def test_an_upgrade_is_a_reload(service: Service) -> None:
     """Of all that there is: the generation's code, and the supervisor's, which is replaced once that one serves."""
     (package,) = service.machine.root.glob("opt/hotproxy/lib/*/site-packages/hotproxy")
