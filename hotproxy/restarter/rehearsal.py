@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 def rehearse(supervisor: Supervisor) -> str:
     """The digest of this code. Raises what goes wrong."""
-    supervisor.requests.hear_signals()
     supervisor.ledger.look()
     commands = supervisor.listen(_path(supervisor.options.instance_dir))
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:

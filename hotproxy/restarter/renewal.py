@@ -25,7 +25,7 @@ from hotproxy.restarter.loop import Alarm, Loop
 from hotproxy.restarter.rehearsal import clear
 from hotproxy.restarter.requests import SIGNALS
 from hotproxy.restarter.resume import Resume
-from hotproxy.restarter.spawn import TAIL_BYTES, describe_exit
+from hotproxy.restarter.spawn import OF_GROUPS, TAIL_BYTES, describe_exit
 
 if TYPE_CHECKING:
     from hotproxy.restarter.supervisor import Supervisor
@@ -54,7 +54,7 @@ class _Rehearsal:
                 command,
                 os.environ,
                 file_actions=[(os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, err, 2)],
-                setsigmask=[],
+                setsigmask=OF_GROUPS,  # what is sent to the whole group is not for a rehearsal: it stays blocked
                 setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
             )
         except BaseException:

@@ -17,6 +17,8 @@ from hotproxy.restarter.frames import Channel
 
 # The last lines of a traceback; the rest of it goes to stderr like everything else.
 TAIL_BYTES: Final = 4096
+OF_GROUPS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
+                    signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH)  # fmt: skip
 # The wait status of a process that is no child of ours (an earlier supervisor started it): only its end is seen.
 UNKNOWN: Final = -1
 
@@ -43,8 +45,9 @@ def spawn(command: Sequence[str], arguments: Sequence[str]) -> Spawned:
             [*command, *handed, *arguments],
             os.environ,
             file_actions=[(os.POSIX_SPAWN_DUP2, writing, 2)],
-            # The mask and ignored signals survive exec: a supervisor that waits in a blocked state would pass it on.
-            setsigmask=[],
+            # The mask survives exec. Ctrl-C and systemd signal whole groups, and a zygote that does not ignore that yet
+            # would die of it: it waits until it does (`zygote.child.ignore_signals`).
+            setsigmask=OF_GROUPS,
             setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
         )
     except BaseException:

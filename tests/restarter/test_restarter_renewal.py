@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import signal
 import socket
@@ -164,6 +165,25 @@ def test_code_that_hangs_is_not_run(it: Plane, tmp_path: Path) -> None:
     it.eventually(lambda: "it was not ready within 10 s" in it.status()["supervisor"]["note"])
     assert list(it.instance_dir.glob("rehearsal*")) == []
     assert it.dial().epoch == 3
+
+
+def test_signals_to_the_whole_group_are_not_for_a_rehearsal(it: Plane, tmp_path: Path) -> None:
+    """It would die of them, or start a generation of its own."""
+    it.start(listeners=ONE)
+    it.own_program.write_text(
+        "import os, pathlib, select, signal, sys\n"
+        "here = pathlib.Path(sys.argv[0]).parent\n"
+        "(here / 'pid').write_text(str(os.getpid()))\n"
+        "while not (here / 'go').exists(): select.select([], [], [], 0.01)\n" + it.own_program.read_text()
+    )
+    it.reload(listeners=ONE, digest="other")
+    it.eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR2):
+        os.kill(int((tmp_path / "pid").read_text()), number)
+    (tmp_path / "go").touch()
+    until_renewed(it)
+    assert it.status()["epoch"] == 2
+    assert it.log.count("ok in") == 2, "nobody has started anything more"
 
 
 def test_a_stop_during_the_rehearsal_ends_it(it: Plane) -> None:

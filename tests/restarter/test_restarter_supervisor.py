@@ -15,7 +15,7 @@ import pytest
 from hotproxy.restarter.commands import MAX_CALLERS
 from hotproxy.restarter.frames import ChannelClosed
 from hotproxy.shm import reader
-from tests.kit.plane import PATIENCE_S, Plane, Refused, plane
+from tests.kit.plane import PATIENCE_S, Plane, Refused, plane, receive
 
 ONE = {"a": ["127.0.0.1:0"]}
 
@@ -129,6 +129,20 @@ def test_a_generation_that_fails_changes_nothing(steady: Plane, fault: str) -> N
 def test_after_all_that_a_good_one_serves(steady: Plane) -> None:
     assert steady.reload(listeners=ONE)["last_restart"]["ok"]
     assert steady.dial().epoch > 1
+
+
+def test_signals_to_the_whole_group_do_not_end_a_zygote_that_begins(it: Plane) -> None:
+    """A HUP to every process killed the zygote that the supervisor had just started for it: the reload was refused."""
+    it.start(listeners=ONE)
+    it.wish(listeners=ONE, fault="hang before HELLO")
+    channel = it.connect()
+    channel.send("COMMAND", {"verb": "reload", "arguments": {"timeout_s": 0.5}})
+    it.eventually(lambda: len(it.status()["generations"]) == 2)
+    pid = it.status()["generations"][1]["pid"]
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(pid, number)
+    assert "it does not serve within the 0.5 s given" in receive(channel).fields["reason"]
+    channel.close()
 
 
 def test_a_reload_without_patience(it: Plane) -> None:
