@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import random
 import socket
+import ssl
 from collections.abc import Iterator
 
 import pytest
 
 from hotproxy.config import model
-from hotproxy.net.connection import CLOSED, FLUSH_S
+from hotproxy.net.connection import CLOSED, FLUSH_S, Connection
+from hotproxy.net.openssl_records import OpensslRecords
 from hotproxy.net.tls_errors import TlsError
+from hotproxy.net.tls_handshake import TlsHandshake
 from hotproxy.net.tls_loop import CUT, TlsLoop
 from hotproxy.net.tls_records import whole_records
 from hotproxy.net.tls_server import ServerTls
@@ -224,6 +228,35 @@ def test_it_does_not_move(bench: Bench) -> None:
     assert not bench.open.freeze()
     bench.send(bench.peer.sealed(b"goes on"))
     assert bench.owner.heard == [b"goes on"]
+
+
+def _alive() -> int:
+    kinds = (Connection, OpensslRecords, TlsHandshake, TlsLoop, ssl.SSLObject)
+    return sum(isinstance(each, kinds) for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("end", ["close", "end of the peer", "cut", "junk"])
+def test_what_has_ended_waits_for_no_collection(files: Files, end: str) -> None:
+    """Workers collect no garbage: a cycle would stay for ever."""
+    gc.collect()
+    gc.disable()
+    try:
+        others = _alive()
+        bench = shaken(files)
+        assert _alive() > others
+        if end == "end of the peer":
+            bench.send(bench.peer.sealed(b"x") + bench.peer.sealed_end())
+            bench.open.finish()
+        elif end == "cut":
+            bench.peer.sock.shutdown(socket.SHUT_WR)
+        elif end == "junk":
+            bench.send(b"\x17\x03\x03\x00\x20" + b"x" * 32)
+        bench.loop.run()
+        bench.close()
+        del bench
+        assert _alive() == others
+    finally:
+        gc.enable()
 
 
 class PaperRecords:
