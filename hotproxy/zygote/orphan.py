@@ -41,10 +41,13 @@ class _Search:
         self._alarm: Alarm | None = None
         self._retry_s = FIRST_RETRY_S
 
-    def begin(self, retry_s: float = FIRST_RETRY_S) -> None:
+    def begin(self, after_s: float = 0.0) -> None:
         self.stop()
-        self._retry_s = retry_s
-        self._look()
+        self._retry_s = FIRST_RETRY_S
+        if after_s:
+            self._alarm = self._loop.after(after_s, self._look)
+        else:
+            self._look()
 
     def stop(self) -> None:
         if self._alarm is not None:
@@ -61,7 +64,7 @@ class _Search:
             if sock is not None:
                 sock.close()
             self._alarm = self._loop.after(self._retry_s, self._look)
-            self._retry_s = max(self._retry_s, min(self._retry_s * 2, LAST_RETRY_S))
+            self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
             return
         self._on_found(Channel(sock))
 
