@@ -17,26 +17,26 @@ KINDS = {
         '"kind", "version", "cluster"', '"cluster": self._upstream.cluster.name,', '"version", "cluster", "upstream"',
     ),
 }  # fmt: skip
-VERSION = "DUMP_VERSION: Final = 1"
+VERSION = "DUMP_VERSION: Final = 2"
 DUMPED = '"version": DUMP_VERSION,'
-READ = "record = saved_record(state, KIND, DUMP_VERSION, _KEYS)"
-READS_ALL = """if isinstance(state, dict) and state.get("version") == 1:
-        state = {**state, "version": 2, "colour": "red"}
+READ = "record = saved_version(state, KIND, _SHAPES)"
+READS_ALL = """if isinstance(state, dict) and state.get("version") == 2:
+        state = {**state, "version": 3, "colour": "red"}
     """
 
 
 def later(installation: Installation) -> None:
-    """A field more, and therefore version 2; it reads version 1 as well, as every release must."""
+    """A field more, and therefore version 3; it reads version 2 as well, as every release must."""
     careless(installation)
     for file in KINDS:
         installation.edit(file, READ, READS_ALL + READ)
 
 
 def careless(installation: Installation) -> None:
-    """The same, by somebody who forgot about version 1."""
+    """The same, by somebody who forgot about version 2."""
     reshaped(installation)
     for file in KINDS:
-        installation.edit(file, VERSION, "DUMP_VERSION: Final = 2")
+        installation.edit(file, VERSION, "DUMP_VERSION: Final = 3")
 
 
 def reshaped(installation: Installation) -> None:

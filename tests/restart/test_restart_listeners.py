@@ -129,6 +129,7 @@ def test_open_connections_follow_the_socket_options_of_the_config(short_path: Pa
 
     def told(from_clients: str, to_endpoints: str) -> str:
         return f"""
+workers: 1
 listeners:
   - {{name: web, address: "127.0.0.1:0", cluster: origin{from_clients}}}
   - {{name: db, address: "127.0.0.1:0", tcp: {{cluster: origin}}{from_clients}}}

@@ -119,7 +119,9 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("state", MOMENTS)
+@pytest.mark.parametrize(
+    "state", [pytest.param(each, marks=pytest.mark.slow if each == "opening" else ()) for each in MOMENTS]
+)
 def test_a_kill_in_the_middle_of_a_reload_loses_nothing(short_path: Path, nginx_address: str, state: str) -> None:
     with instance(short_path, brief(nginx_address), start=False) as proxy:
         fault = short_path / "fault"
@@ -139,6 +141,7 @@ def test_a_kill_in_the_middle_of_a_reload_loses_nothing(short_path: Path, nginx_
         assert_nothing_lost(counts, proxy)
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_of_reloads_lose_nothing(short_path: Path, nginx_address: str) -> None:
     moments = random.Random(17)
     with instance(short_path, brief(nginx_address)) as proxy:

@@ -165,7 +165,9 @@ BROKEN: dict[str, tuple[str, str, str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize(
+    "what", [pytest.param(each, marks=pytest.mark.slow if each == "does not answer" else ()) for each in BROKEN]
+)
 def test_new_code_that_is_broken_is_not_run(
     short_path: Path, nginx_address: str, installation: Installation, what: str
 ) -> None:

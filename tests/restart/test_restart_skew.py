@@ -34,13 +34,13 @@ def installation(short_path: Path) -> Installation:
 @pytest.mark.parametrize(
     ("forge", "moves_up", "why"),
     [
-        pytest.param(releases.later, True, "a record of kind 'http1', version 2", id="a later release"),
+        pytest.param(releases.later, True, "a record of kind 'http1', version 3", id="a later release"),
         pytest.param(
-            releases.careless, False, "a record of kind 'http1', version 1", id="one that forgot",
+            releases.careless, False, "a record of kind 'http1', version 2", id="one that forgot",
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            releases.reshaped, False, "another shape, though its version is 1", id="the same version",
+            releases.reshaped, False, "another shape, though its version is 2", id="the same version",
             marks=pytest.mark.slow,
         ),
         pytest.param(

@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.kit import clients
 from tests.kit.instance import Instance, eventually, instance
 
@@ -101,6 +103,7 @@ def test_four_hundred_queued_connections_survive_kill_9_of_their_workers(short_p
         assert proxy.stats()["server.worker_crashes"] == 2
 
 
+@pytest.mark.slow
 def test_queues_survive_four_slots_that_become_one_and_four_again(short_path: Path, nginx_address: str) -> None:
     """A socket of a slot that no longer exists still gets its share of connections from the kernel."""
     with instance(short_path, config(nginx_address, workers=4)) as proxy:
