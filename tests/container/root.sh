@@ -42,6 +42,6 @@ mount -o remount,ro dev
 pivot_root . .host
 umount -l /.host
 echo "the root is built"
-exec setpriv --reuid="$user" --regid="$user" --clear-groups --no-new-privs --bounding-set=-all \
+exec setpriv --reuid="$user" --regid="$user" --clear-groups --no-new-privs --bounding-set=-all --pdeathsig KILL \
   env -i PATH=/usr/bin:/bin LANG=C.UTF-8 \
   /opt/hotproxy/bin/python -I -m hotproxy.cli.main run -c /etc/hotproxy/hotproxy.yaml

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import subprocess
 import tempfile
 import time
@@ -63,9 +64,16 @@ def first_process(script: Path, arguments: Sequence[str], name: str, kinds: str,
                 stdout=out,
                 stderr=out,
             )
+        first = -1  # a pidfd: `--kill-child` is forgotten by a child that changes its uid
         try:
-            yield First(_wait_for(name, process, log), process, log)
+            pid = _wait_for(name, process, log)
+            first = os.pidfd_open(pid)
+            yield First(pid, process, log)
         finally:
+            if first >= 0:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(first, signal.SIGKILL)
+                os.close(first)
             process.kill()
             process.wait()
 
