@@ -45,7 +45,7 @@ format: .venv/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-soak: compiled  ## 300 restarts under load, kills, queues, stalls, memory, a crowd of slow clients: every bar, counted
+soak: compiled  ## 600 restarts under load, kills, queues, stalls, memory, a crowd of slow clients: every bar, counted
 	$(BIN)/python -m bench.soak $(if $(QUICK),--quick)
 
 moves: compiled  ## how long 1,000 open connections stand still at a restart

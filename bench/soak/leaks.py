@@ -1,6 +1,6 @@
-"""200 restarts under load: what a restart takes of memory at its peak, and what all of them leave behind.
+"""500 restarts under load: what a restart takes of memory at its peak, and what all of them leave behind.
 
-Descriptors, processes, memory and shared-memory segments after 80 restarts are compared with those after 200.
+Descriptors, processes, memory and shared-memory segments after 200 restarts are compared with those after 500.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from bench.startup import config, memory_kib
 from tests.kit import clients, origin
 from tests.kit.instance import Instance, eventually, instance
 
-RESTARTS = 200
+RESTARTS = 500
 NEW_RATE = 300
 # How many restarts are watched for their peak.
 WATCHED = 5
 LOOK_S = 0.01
 # Beside what both generations weigh: the old one's pages that are written to while it leaves.
 PEAK = 1.1
-# The supervisor's heap may wander by some pages; 200 leaked generations would be megabytes.
+# The supervisor's heap may wander by some pages; 500 leaked generations would be megabytes.
 ALLOWED_KIB = {"supervisor_kib": 1024, "generation_kib": 4096}
 
 
