@@ -8,7 +8,7 @@ from typing import Any
 from bench.restart import report
 from bench.restart.fleet import KINDS, NEW
 from bench.restart.plan import Plan
-from bench.restart.systems.system import System
+from bench.restart.systems.system import Place, System
 
 
 class Known(System):
@@ -17,6 +17,15 @@ class Known(System):
     def __init__(self, name: str) -> None:
         self.name = name
         super().__init__("1.0")
+
+    def prepare(self, place: Place) -> list[str]:
+        raise AssertionError("a report starts nobody")
+
+    def order(self) -> None:
+        raise AssertionError("and restarts nobody")
+
+    def counted(self) -> int | None:
+        return None
 
 
 def figures(**some: float) -> dict[str, float]:

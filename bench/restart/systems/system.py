@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class Place:
         return text
 
 
-class System:
+class System(ABC):
     """A kind of proxy with a way to restart it. One instance is started again and again."""
 
     name = ""
@@ -69,21 +70,21 @@ class System:
 
     # --- what a kind of proxy says ---
 
+    @abstractmethod
     def prepare(self, place: Place) -> list[str]:
         """Writes its config; how it is started."""
-        raise NotImplementedError
 
+    @abstractmethod
     def order(self) -> None:
         """Orders the restart and returns when the new process is there, or raises Refused."""
-        raise NotImplementedError
 
     def stays(self, process: psutil.Process) -> bool:
         """Is it one that outlives every restart?"""
         return process.pid == self.trees[0].process.pid
 
+    @abstractmethod
     def counted(self) -> int | None:
         """How many requests it says that it has had; None when it does not say."""
-        raise NotImplementedError
 
     # --- its life ---
 
