@@ -9,43 +9,26 @@ from __future__ import annotations
 import ssl
 
 from hotproxy.config import model
-from hotproxy.config.certificate import Identity, identity, load_ca, load_pair, read_certificate
+from hotproxy.config.certificate import load_ca, load_pair, read_certificate
+from hotproxy.net.tls_files import FromFiles
 from hotproxy.net.tls_peer import peer_certificate, san_matches
 from hotproxy.net.tls_settings import new_context
 from hotproxy.telemetry.tls_info import TlsInfo
 
 
-class ClientTls:
+class ClientTls(FromFiles):
     """Of one cluster; `to(host)` is the side of a handshake with an endpoint. Raises CertificateError."""
 
-    __slots__ = ("_config", "_context", "_identities", "_last")
+    __slots__ = ("_config", "_context", "_last")
 
     def __init__(self, config: model.ClusterTls) -> None:
         self._config = config
-        self._identities = self.identities()
-        self._context = self._load()
         # By endpoint, the newest connection: its tickets come when the handshake is long over.
         self._last: dict[str, ssl.SSLObject] = {}
-
-    # -- files
-
-    @property
-    def files(self) -> list[str]:
-        config = self._config
         own = [] if config.certificate is None else [config.certificate.cert, config.certificate.key]
-        return own if config.ca is None else [*own, config.ca]
+        super().__init__(own if config.ca is None else [*own, config.ca])
 
-    def identities(self) -> list[Identity | None]:
-        return [identity(path) for path in self.files]
-
-    @property
-    def changed(self) -> bool:
-        """Do the paths lead to other files than those that were loaded, or looked at in vain?"""
-        return self.identities() != self._identities
-
-    def reload(self) -> None:
-        """Raises CertificateError, and keeps what there is."""
-        self._identities = self.identities()
+    def _take(self) -> None:
         self._context = self._load()
         self._last.clear()  # sessions belong to a context, and to what was believed then
 

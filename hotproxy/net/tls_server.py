@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hotproxy.config import model
-from hotproxy.config.certificate import Certificate, Identity, identity, load_ca, load_pair, read_certificate
+from hotproxy.config.certificate import Certificate, load_ca, load_pair, read_certificate
+from hotproxy.net.tls_files import FromFiles
 from hotproxy.net.tls_peer import peer_certificate, san_matches
 from hotproxy.net.tls_settings import new_context
 from hotproxy.net.tls_tickets import TicketKeys
@@ -37,10 +38,10 @@ class _Loaded:
     contexts: list[ssl.SSLContext]
 
 
-class ServerTls:
+class ServerTls(FromFiles):
     """A `HandshakeSide`. Raises CertificateError when a file is not fit to use."""
 
-    __slots__ = ("_config", "_identities", "_loaded", "_name", "_tickets", "handshake_timeout_s", "max_handshakes")
+    __slots__ = ("_config", "_loaded", "_name", "_tickets", "handshake_timeout_s", "max_handshakes")
 
     def __init__(self, name: str, config: model.ListenerTls, tickets: TicketKeys | None = None) -> None:
         self.handshake_timeout_s = config.handshake_timeout_s
@@ -48,28 +49,10 @@ class ServerTls:
         self._name = name
         self._config = config
         self._tickets = tickets
-        self._identities = self.identities()
-        self._loaded = self._load()
-
-    # -- files
-
-    @property
-    def files(self) -> list[str]:
-        config = self._config
         paths = [path for pair in config.certificates for path in (pair.cert, pair.key)]
-        return paths if config.client_ca is None else [*paths, config.client_ca]
+        super().__init__(paths if config.client_ca is None else [*paths, config.client_ca])
 
-    def identities(self) -> list[Identity | None]:
-        return [identity(path) for path in self.files]
-
-    @property
-    def changed(self) -> bool:
-        """Do the paths lead to other files than those that were loaded, or looked at in vain?"""
-        return self.identities() != self._identities
-
-    def reload(self) -> None:
-        """Raises CertificateError, and keeps what there is."""
-        self._identities = self.identities()
+    def _take(self) -> None:
         self._loaded = self._load()
 
     @property
