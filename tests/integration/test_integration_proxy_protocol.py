@@ -49,10 +49,11 @@ def with_checksum(header: bytes, *tlvs: tuple[int, bytes]) -> bytes:
 
 @pytest.fixture
 def running(short_path: Path) -> Iterator[tuple[Instance, RecordingOrigin, RecordingOrigin]]:
+    """One worker: of several, a reload may give a client to one and its idle connection to an endpoint to another."""
     with (
         RecordingOrigin(answer) as app,
         RecordingOrigin(lambda number, so_far: b"220 hi\r\n") as mail,
-        instance(short_path, example(app.address, mail.address)) as proxy,
+        instance(short_path, example(app.address, mail.address), "--workers", "1") as proxy,
     ):
         yield proxy, app, mail
 
