@@ -27,6 +27,11 @@ def answer(number: int, so_far: bytes) -> bytes | None:
     return ANSWER if so_far.endswith(b"\r\n\r\n") else None
 
 
+def greet(number: int, so_far: bytes) -> bytes | None:
+    """Not a header that comes alone."""
+    return b"220 hi\r\n" if so_far.endswith((b"HELO a\r\n", b"QUIT\r\n")) else None
+
+
 def example(app: str, mail: str) -> str:
     """configs/proxy-protocol.yaml on ports of its own, and without a deadline that a slow machine would miss."""
     text = (CONFIGS / "proxy-protocol.yaml").read_text()
@@ -52,7 +57,7 @@ def running(short_path: Path) -> Iterator[tuple[Instance, RecordingOrigin, Recor
     """One worker: of several, a reload may give a client to one and its idle connection to an endpoint to another."""
     with (
         RecordingOrigin(answer) as app,
-        RecordingOrigin(lambda number, so_far: b"220 hi\r\n") as mail,
+        RecordingOrigin(greet) as mail,
         instance(short_path, example(app.address, mail.address), "--workers", "1") as proxy,
     ):
         yield proxy, app, mail
@@ -103,21 +108,23 @@ def test_the_example_from_a_balancer_to_an_endpoint(running: tuple[Instance, Rec
 def test_a_reload_in_the_middle_of_everything(running: tuple[Instance, RecordingOrigin, RecordingOrigin]) -> None:
     """Half a header, a header without a request, a request between two, and a pipe: all go on, with what was said."""
     proxy, app, mail = running
-    header = encode(2, CLIENT, SERVICE)
+    # Clients of their own: those with the same address may use the same connection to an endpoint, if it is free.
+    announced = [f"192.0.2.1:{port}" for port in (5000, 5001, 5002)]
+    headers = [encode(2, client, SERVICE) for client in announced]
     with contextlib.ExitStack() as stack:
         half, whole, kept = (stack.enter_context(clients.connect(proxy.port("web"))) for _ in range(3))
         pipe = stack.enter_context(clients.connect(proxy.port("mail")))
-        half.sendall(header[:20])
-        whole.sendall(header)
-        kept.sendall(header + REQUEST)
+        half.sendall(headers[0][:20])
+        whole.sendall(headers[1])
+        kept.sendall(headers[2] + REQUEST)
         assert clients.read_response(kept)[1] == b"hi"
-        pipe.sendall(header + b"HELO a\r\n")
+        pipe.sendall(headers[0] + b"HELO a\r\n")
         assert pipe.recv(100) == b"220 hi\r\n"
         # Its header is read: the other half of the handoff is in the unit tests.
         eventually(lambda: proxy.stats()["proxy_proto.web.versions.v2.found"] == 2, "two whole headers")
         for _ in range(2):
             proxy.reload()
-        half.sendall(header[20:] + REQUEST)
+        half.sendall(headers[0][20:] + REQUEST)
         for sock in (whole, kept):
             sock.sendall(REQUEST)
         for sock in (half, whole, kept):
@@ -125,10 +132,11 @@ def test_a_reload_in_the_middle_of_everything(running: tuple[Instance, Recording
         pipe.sendall(b"QUIT\r\n")
         assert pipe.recv(100) == b"220 hi\r\n"
     assert len(app.received) == 3 and len(mail.received) == 1
-    for received in app.received:
-        assert received.startswith(encode(1, CLIENT, SERVICE))
+    for received, client in zip(sorted(map(bytes, app.received)), announced, strict=True):
+        assert received.startswith(encode(1, client, SERVICE))
         assert received.count(b"PROXY ") == 1
-        assert received.count(b"GET ") == received.count(b"x-forwarded-for: 192.0.2.1\r\n")
+        requests = 2 if client == announced[2] else 1
+        assert received.count(b"GET ") == received.count(b"x-forwarded-for: 192.0.2.1\r\n") == requests
     assert proxy.stats()["server.handoff_refused"] == 0
 
 
