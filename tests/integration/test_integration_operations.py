@@ -8,11 +8,10 @@ import signal
 import socket
 from pathlib import Path
 
-import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.kit import clients
-from tests.kit.instance import eventually, instance
+from tests.kit.instance import eventually, instance, is_running
 
 CONFIG = """
 workers: 2
@@ -29,11 +28,6 @@ LAST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 def config(directory: Path) -> str:
     return CONFIG.format(directory=directory, admin=0)
-
-
-def is_alive(pid: int) -> bool:
-    """A zombie is dead; who inherits it may be slow to bury it."""
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_a_rotated_log_goes_on_in_a_new_file_with_no_line_lost(short_path: Path) -> None:
@@ -105,7 +99,7 @@ def test_stats_answer_with_every_process_dead(short_path: Path) -> None:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         proxy.kill_all()
-        assert not any(is_alive(pid) for pid in pids)
+        assert not any(is_running(pid) for pid in pids)
         stats = proxy.stats()
         assert stats["http.web.downstream_rq_total"] == 5
         assert stats["http.web.downstream_rq_time"]["count"] == 5

@@ -194,6 +194,14 @@ def instance(
         proxy.end()
 
 
+def is_running(pid: int) -> bool:
+    """A zombie is not: who inherits it may be slow to bury it. Nor is one that ends between the two questions."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def eventually(condition: Callable[[], object], what: str) -> None:
     """Wait until `condition` holds. For what another process does in its own time; never for a duration."""
     deadline_s = time.monotonic() + PATIENCE_S

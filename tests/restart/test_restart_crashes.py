@@ -7,10 +7,8 @@ import random
 import signal
 from pathlib import Path
 
-import psutil
-
 from tests.kit import clients
-from tests.kit.instance import PATIENCE_S, Instance, eventually, instance
+from tests.kit.instance import PATIENCE_S, Instance, eventually, instance, is_running
 from tests.restart.test_restart_under_load import assert_nothing_lost, config
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -79,7 +77,7 @@ def test_a_killed_zygote_is_replaced_while_its_slots_serve(short_path: Path, ngi
             counts = load.stop()
         assert_nothing_lost(counts, proxy)
         for slot in before["slots"]:
-            eventually(lambda pid=slot["pid"]: not psutil.pid_exists(pid), "the orphans to leave")
+            eventually(lambda pid=slot["pid"]: not is_running(pid), "the orphans to leave")
         assert clients.exchange(proxy.port("web"), REQUEST).startswith(b"HTTP/1.1 200")
 
 

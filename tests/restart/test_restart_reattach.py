@@ -9,11 +9,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.kit import clients
-from tests.kit.instance import PATIENCE_S, Instance, eventually, instance
+from tests.kit.instance import PATIENCE_S, Instance, eventually, instance, is_running
 from tests.restart.test_restart_under_load import assert_nothing_lost, config, one_generation
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -65,12 +64,8 @@ def test_two_kills_under_load_lose_nothing_and_change_nobody(short_path: Path, n
         assert stats["server.handoff_moved"] >= 100
         pids = proxy.pids()
         assert proxy.command("stop").returncode == 0
-        assert not [pid for pid in pids[1:] if psutil.pid_exists(pid) and alive(pid)]
+        assert not [pid for pid in pids[1:] if is_running(pid)]
         assert [each.name for each in (short_path / "run" / "test").iterdir()] == ["test.last-good.yaml"]
-
-
-def alive(pid: int) -> bool:
-    return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("victims", ["zygote", "a worker", "all workers", "control"])
@@ -88,7 +83,7 @@ def test_others_die_too_while_there_is_none(short_path: Path, nginx_address: str
         }[victims]  # fmt: skip
         for pid in chosen:
             os.kill(pid, signal.SIGKILL)
-            eventually(lambda pid=pid: not psutil.pid_exists(pid) or not alive(pid), "its end")
+            eventually(lambda pid=pid: not is_running(pid), "its end")
         # Without its zygote a generation can't come back: the port of a ":0" is another one then.
         waiting = [clients.connect(port) for _ in range(50)]
         for sock in waiting:
@@ -169,7 +164,7 @@ def test_nobody_comes_and_all_drain(short_path: Path, nginx_address: str) -> Non
             clients.read_response(kept)  # served all the while
             assert clients.read_to_end(kept) == b""
         for pid in pids:
-            eventually(lambda pid=pid: not psutil.pid_exists(pid) or not alive(pid), "all of them to leave")
+            eventually(lambda pid=pid: not is_running(pid), "all of them to leave")
 
 
 def test_stop_after_a_kill_waits_for_nobody(short_path: Path, nginx_address: str) -> None:
@@ -179,5 +174,5 @@ def test_stop_after_a_kill_waits_for_nobody(short_path: Path, nginx_address: str
         proxy.start()
         answer = proxy.command("stop")
         assert (answer.returncode, answer.stdout) == (0, "stopped\n"), answer.stderr
-        assert not [pid for pid in pids if psutil.pid_exists(pid) and alive(pid)]
+        assert not [pid for pid in pids if is_running(pid)]
         assert "killed" not in proxy.log_text()

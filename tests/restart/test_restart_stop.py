@@ -6,11 +6,10 @@ import signal
 import socket
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.kit import clients
-from tests.kit.instance import eventually, instance
+from tests.kit.instance import eventually, instance, is_running
 from tests.restart.test_restart_under_load import config
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -32,7 +31,7 @@ def test_a_stop_finishes_what_is_open_and_leaves_only_the_counters(
             assert head.startswith(b"HTTP/1.1 200") and b"connection: close" in head.lower()
         assert proxy.wait() == 0
         for pid in pids:
-            assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+            assert not is_running(pid)
         with pytest.raises(ConnectionRefusedError):
             clients.connect(port)
         stats = proxy.stats()
@@ -58,7 +57,7 @@ def test_stop_returns_when_everything_is_gone_and_a_new_start_counts_anew(short_
         clients.exchange(proxy.port("web"), REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         answer = proxy.command("stop")
         assert (answer.returncode, answer.stdout) == (0, "stopped\n"), answer.stderr
-        assert not any(psutil.pid_exists(pid) for pid in pids[1:])
+        assert not any(is_running(pid) for pid in pids[1:])
         assert proxy.wait() == 0
         assert proxy.command("reload").returncode == 3
         proxy.start()
