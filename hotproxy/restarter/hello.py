@@ -89,6 +89,11 @@ class Hello:
     pure: str = ""  # why none of it is, as the supervisor said when it started this generation
     fallback: str = ""  # why it runs the last good config: what is wrong with the one on disk
 
+    def remarks(self) -> str:
+        """What nobody who looks at `systemctl status` may overlook, as the end of a sentence."""
+        broken = "; the config is BROKEN, the last good one runs instead" if self.fallback else ""
+        return broken + (f"; nothing is compiled: {self.pure}" if self.pure else "")
+
     def to_wire(self) -> dict[str, Any]:
         return {
             "epoch": self.epoch, "slots": self.slots, "stats": self.stats, "version": self.version,

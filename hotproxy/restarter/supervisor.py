@@ -295,7 +295,7 @@ class Supervisor:
         self.ledger.draining(self.soft_drain)
         self.ledger.peculiar(bool(live.hello.fallback), bool(live.hello.pure))
         live.tell("SERVES")  # it may not have heard it
-        self.notifier.ready(text)
+        self.notifier.ready(text + live.hello.remarks())
 
     def live_generations(self) -> list[LiveGeneration]:
         return list(self._generations)
@@ -366,9 +366,11 @@ class Supervisor:
         if self.restarts.last is not None:  # not the first start
             self.ledger.count_restart(outcome.ok)
         serving = next((live for live in reversed(self._generations) if live.state is State.ACTIVE), None)
+        text = outcome.reason if outcome.ok else f"reload refused: {outcome.reason}"
         if serving is not None and serving.hello is not None:
             self.renewal.restart_ended(outcome.ok, serving.hello.supervisor_digest)
-        self.notifier.ready(outcome.reason if outcome.ok else f"reload refused: {outcome.reason}")
+            text += serving.hello.remarks()
+        self.notifier.ready(text)
 
     # --- the end ---
 

@@ -50,6 +50,13 @@ def test_an_older_hello_may_say_less() -> None:
     assert parse(wire) == replace(HELLO, compiled=False, pure="", fallback="")
 
 
+def test_hello_tells_what_nobody_may_overlook() -> None:
+    as_usual = replace(HELLO, pure="", fallback="")
+    assert as_usual.remarks() == ""
+    assert "the config is BROKEN" in replace(as_usual, fallback="it is bad").remarks()
+    assert replace(as_usual, pure="3 workers crashed").remarks() == "; nothing is compiled: 3 workers crashed"
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

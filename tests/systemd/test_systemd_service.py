@@ -53,6 +53,7 @@ def test_a_start_may_fall_back_on_the_last_good_config(service: Service) -> None
     service.start()
     assert service.curl(URL).returncode == 0
     assert "unknown field 'clutsers'" in service.status()["config_fallback"]
+    assert "BROKEN, the last good one runs" in service.show("StatusText")
     service.logs("unknown field 'clutsers'", priority=3)
 
 
