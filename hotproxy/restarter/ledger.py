@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import encodings.ascii  # noqa: F401  # the boot id is read with it; Python would import it at that moment only
 import os
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
@@ -84,6 +85,10 @@ class Ledger:
         self._last_epoch = segment.last_epoch
         self._use(segment)
         return zygotes
+
+    def uptime_s(self) -> float:
+        """How long there have been generations that serve, whichever supervisor had them."""
+        return time.time() - self._open.started_wall_ns / 1e9
 
     def look(self) -> int:
         """How many slabs there are; nothing is changed. Raises ShmError when what is there can't be read."""

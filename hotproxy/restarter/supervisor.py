@@ -139,6 +139,8 @@ class Supervisor:
             self.commands.close()
             self.lock.release()
             raise
+        if awaits and not self.served:  # a supervisor was killed, its generations serve on
+            self.started_s -= self.ledger.uptime_s()
         self._tick()
         if self.notifier.watchdog_s > 0.0:
             self._pet()

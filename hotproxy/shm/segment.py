@@ -211,19 +211,19 @@ class Segment:
     def _belong_to_me(self, version: str) -> None:
         if self.take_over():
             self.state = INITIALIZING
+            self.started_wall_ns = time.time_ns()
         self.stopped = 0
         self.version = version
 
     def take_over(self) -> bool:
         """The calling process is its supervisor from now on. False when it was already: one that has replaced its own
-        code by execve is the same process, and has not started anew."""
+        code by execve is the same process."""
         pid = os.getpid()
         start = start_time(pid) or 0
         if (self.supervisor_pid, self.supervisor_start) == (pid, start):
             return False
         self.supervisor_pid = pid
         self.supervisor_start = start
-        self.started_wall_ns = time.time_ns()
         return True
 
     @property

@@ -41,12 +41,14 @@ def test_two_kills_under_load_lose_nothing_and_change_nobody(short_path: Path, n
         with clients.load(port, new_rate=300, keepalive=100, pace_s=0.1) as load:
             totals = []
             for _ in range(2):
+                uptime_s = proxy.status()["uptime_s"]
                 kill_supervisor(proxy)
                 totals.append(proxy.stats()["http.web.downstream_rq_total"])  # with no supervisor
                 for _ in range(20):
                     clients.exchange(port, REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
                 proxy.start()
                 totals.append(proxy.stats()["http.web.downstream_rq_total"])
+                assert proxy.status()["uptime_s"] > uptime_s
                 assert proxy.status()["supervisor"]["note"] == f"re-attached to generation 1 (pid {generation['pid']})"
                 again = newest(proxy)
                 assert [slot["pid"] for slot in again["slots"]] == [slot["pid"] for slot in generation["slots"]]
