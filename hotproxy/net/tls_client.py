@@ -17,7 +17,7 @@ from hotproxy.telemetry.tls_info import TlsInfo
 
 
 class ClientTls(FromFiles):
-    """Of one cluster; `to(host)` is the side of a handshake with an endpoint. Raises CertificateError."""
+    """Of one cluster; `to` gives the side of a handshake with an endpoint. Raises CertificateError."""
 
     __slots__ = ("_config", "_context", "_last")
 
@@ -50,17 +50,18 @@ class ClientTls(FromFiles):
 
     # -- handshakes
 
-    def to(self, host: str) -> EndpointTls:
-        """`host`: the endpoint's address, "" for a unix socket."""
-        return EndpointTls(self, self._config.sni or host)
+    def to(self, endpoint: str, host: str) -> EndpointTls:
+        """`endpoint`: as whom it is remembered; `host`: its address, "" for a unix socket."""
+        return EndpointTls(self, endpoint, self._config.sni or host)
 
-    def wrap(self, name: str, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
-        before = self._last.get(name)
+    def wrap(self, endpoint: str, name: str, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+        before = self._last.get(endpoint)
         session = before.session if before is not None else None
         return self._context.wrap_bio(incoming, outgoing, False, name or None, session)
 
-    def keep(self, name: str, done: ssl.SSLObject) -> None:
-        self._last[name] = done
+    def keep(self, endpoint: str, done: ssl.SSLObject) -> None:
+        if done.context is self._context:  # and did not begin before a reload: see `_take`
+            self._last[endpoint] = done
 
     def permits(self, info: TlsInfo) -> bool:
         """Is the endpoint one of those that `san` names?"""
@@ -77,14 +78,15 @@ class ClientTls(FromFiles):
 class EndpointTls:
     """A `HandshakeSide`: one handshake with one endpoint."""
 
-    __slots__ = ("_cluster", "_name")
+    __slots__ = ("_cluster", "_endpoint", "_name")
 
-    def __init__(self, cluster: ClientTls, name: str) -> None:
+    def __init__(self, cluster: ClientTls, endpoint: str, name: str) -> None:
         self._cluster = cluster
+        self._endpoint = endpoint
         self._name = name
 
     def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
-        return self._cluster.wrap(self._name, incoming, outgoing)
+        return self._cluster.wrap(self._endpoint, self._name, incoming, outgoing)
 
     def info(self, done: ssl.SSLObject) -> TlsInfo:
         cipher = done.cipher()
@@ -97,7 +99,7 @@ class EndpointTls:
             reused=bool(done.session_reused),
             peer=peer_certificate(der) if der else None,
         )
-        self._cluster.keep(self._name, done)
+        self._cluster.keep(self._endpoint, done)
         return info
 
     def permits(self, info: TlsInfo) -> bool:

@@ -29,7 +29,7 @@ class UpstreamSide(HandshakeSide, Protocol):
 class ClusterSide(Protocol):
     """A cluster's side of TLS (`net.tls_client.ClientTls`)."""
 
-    def to(self, host: str) -> UpstreamSide: ...
+    def to(self, endpoint: str, host: str) -> UpstreamSide: ...
 
 
 class TlsRuntime(ConnectRuntime, Protocol):
@@ -88,7 +88,7 @@ class TlsConnect:
         self._endpoint = endpoint
         self._owner: ConnectOwner | None = owner
         self._runtime = runtime
-        self._side = tls.side.to(endpoint.address.host)
+        self._side = tls.side.to(endpoint.name, endpoint.address.host)
         self._stats = tls.stats
         self._deadline_s = runtime.wheel.clock.now_s() + timeout_s if timeout_s > 0.0 else 0.0
         self._attempt: Connecting | None = connector(endpoint, timeout_s, self, runtime, preface)
