@@ -45,7 +45,7 @@ def read_certificate(path: str) -> Certificate:
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
 
-    data = _read(path)
+    data = read_file(path)
     try:
         first = x509.load_pem_x509_certificates(data)[0]
         names, uris = _names(first)
@@ -83,7 +83,7 @@ def load_pair(context: ssl.SSLContext, cert: str, key: str) -> None:
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise CertificateError(f"'{key}' is not the key of '{cert}'") from None
-        _read(key)
+        read_file(key)
         raise CertificateError(f"no key can be read from '{key}'", _hint(error)) from None
     except OSError as error:
         raise CertificateError(f"cannot read '{cert}' and '{key}': {(error.strerror or str(error)).lower()}") from None
@@ -93,7 +93,7 @@ def load_ca(context: ssl.SSLContext, path: str) -> None:
     """The certificates of the CAs to trust. Raises CertificateError."""
     import ssl
 
-    _read(path)
+    read_file(path)
     try:
         context.load_verify_locations(path)
     except ssl.SSLError:
@@ -123,7 +123,8 @@ def identity(path: str) -> Identity | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str) -> bytes:
+    """Raises CertificateError."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hotproxy.config import model
-from hotproxy.config.certificate import Certificate, load_ca, load_pair, read_certificate
+from hotproxy.config.certificate import Certificate, load_ca, load_pair, read_certificate, read_file
 from hotproxy.net.tls_files import FromFiles
 from hotproxy.net.tls_peer import peer_certificate, san_matches
 from hotproxy.net.tls_settings import new_context
@@ -35,7 +35,8 @@ class _Loaded:
     certificates: list[Certificate]
     default: ssl.SSLContext
     by_name: dict[str, ssl.SSLContext]
-    contexts: list[ssl.SSLContext]
+    uris: dict[ssl.SSLContext, str]  # of all contexts: the first URI in the certificates of each
+    ticket_scope: bytes
 
 
 class ServerTls(FromFiles):
@@ -62,8 +63,7 @@ class ServerTls(FromFiles):
 
     def use_tickets(self) -> None:
         """The ticket keys have changed."""
-        for context in self._loaded.contexts:
-            self._key_tickets(context)
+        self._key_tickets(self._loaded)
 
     def _load(self) -> _Loaded:
         config = self._config
@@ -79,7 +79,13 @@ class ServerTls(FromFiles):
         first = certificates[0].names
         default = chosen[first[0]] if first else self._context((0,), made)
         default.sni_callback = self._choose  # type: ignore[assignment]
-        return _Loaded(certificates, default, chosen, list(made.values()))
+        uris = {
+            context: next((uri for index in indexes for uri in certificates[index].uris), "")
+            for indexes, context in made.items()
+        }
+        loaded = _Loaded(certificates, default, chosen, uris, self._ticket_scope())
+        self._key_tickets(loaded)
+        return loaded
 
     def _context(self, indexes: tuple[int, ...], made: dict[tuple[int, ...], ssl.SSLContext]) -> ssl.SSLContext:
         if indexes in made:
@@ -93,15 +99,23 @@ class ServerTls(FromFiles):
         if config.client_ca is not None:
             load_ca(context, config.client_ca)
             context.verify_mode = ssl.CERT_REQUIRED if config.require_client_certificate else ssl.CERT_OPTIONAL
-        self._key_tickets(context)
         made[indexes] = context
         return context
 
-    def _key_tickets(self, context: ssl.SSLContext) -> None:
-        """A session that began when another CA was trusted does not go on."""
+    def _ticket_scope(self) -> bytes:
+        """A session that began when somebody else was trusted, or nobody had to show a certificate, does not go on.
+
+        By the file's bytes: what Python tells of a context leaves out trusted certificates that are no CA's.
+        """
+        ca = self._config.client_ca
+        trusted = hashlib.sha256(read_file(ca)).digest() if ca is not None else b""
+        required = b"required" if self._config.require_client_certificate else b"optional"
+        return b"\0".join((self._name.encode(), trusted, required))
+
+    def _key_tickets(self, loaded: _Loaded) -> None:
         if self._tickets is not None:
-            ca = hashlib.sha256(b"".join(sorted(context.get_ca_certs(binary_form=True)))).digest()
-            self._tickets.give(context, self._name.encode() + b"\0" + ca)
+            for context in loaded.uris:
+                self._tickets.give(context, loaded.ticket_scope)
 
     # -- handshakes
 
@@ -130,7 +144,8 @@ class ServerTls(FromFiles):
             alpn=done.selected_alpn_protocol() or "",
             reused=bool(done.session_reused),
             peer=peer_certificate(der) if der else None,
-            local_uri=next((uri for certificate in self._loaded.certificates for uri in certificate.uris), ""),
+            # "": the files were loaded anew in the middle of this handshake
+            local_uri=self._loaded.uris.get(done.context, ""),
         )
 
     def permits(self, info: TlsInfo) -> bool:

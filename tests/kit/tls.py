@@ -47,7 +47,10 @@ class Files:
         common_name: str = "",
         organization: str = "",
         days: float = 365.0,
+        self_signed: bool = False,
+        san: bytes = b"",
     ) -> None:
+        """`san`: the DER of the alternative names, as nobody else would write it."""
         stem = stem or names[0].replace("*", "any")
         self.cert = directory / f"{stem}.pem"
         self.key = directory / f"{stem}.key"
@@ -60,17 +63,23 @@ class Files:
         ]
         issuer = authority(number)
         ca = x509.load_pem_x509_certificate(issuer.cert_pem.bytes())
+        ca_name = ca.subject
         ca_key = serialization.load_pem_private_key(issuer.private_key_pem.bytes(), None)
+        if self_signed:
+            ca_name, ca_key = x509.Name(subject), key
         now = datetime.datetime.now(datetime.UTC)
+        names_given: x509.ExtensionType = x509.SubjectAlternativeName([_san(name) for name in names])
+        if san:
+            names_given = x509.UnrecognizedExtension(x509.ExtensionOID.SUBJECT_ALTERNATIVE_NAME, san)
         made = (
             x509.CertificateBuilder()
             .subject_name(x509.Name(subject))
-            .issuer_name(ca.subject)
+            .issuer_name(ca_name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=400))
             .not_valid_after(now + datetime.timedelta(days=days))
-            .add_extension(x509.SubjectAlternativeName([_san(name) for name in names]), critical=not subject)
+            .add_extension(names_given, critical=not subject)
             .sign(ca_key, hashes.SHA256())  # type: ignore[arg-type]
         )
         self.sha256 = made.fingerprint(hashes.SHA256()).hex()

@@ -105,6 +105,17 @@ def test_the_certificate_by_name(folder: Path, asked: str | None, given: set[str
     bench.close()
 
 
+@pytest.mark.parametrize("asked", ["one.example", "two.example"])
+def test_our_own_uri_is_that_of_the_certificate_that_was_shown(folder: Path, asked: str) -> None:
+    certificates = [
+        Files(folder, name, f"spiffe://{name}/us", stem=f"uri-{name}") for name in ("one.example", "two.example")
+    ]
+    bench = Bench(side(*certificates), client_context(), asked).shake()
+    assert bench.secure is not None
+    assert bench.secure.info.local_uri == f"spiffe://{asked}/us"
+    bench.close()
+
+
 @pytest.mark.parametrize(("ciphers", "kind"), [("ECDHE+aRSA", "RSA"), ("ECDHE+aECDSA", "ECDSA")])
 def test_rsa_and_ecdsa_stand_side_by_side(folder: Path, ciphers: str, kind: str) -> None:
     context = client_context()
