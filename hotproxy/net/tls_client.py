@@ -11,7 +11,7 @@ import ssl
 from hotproxy.config import model
 from hotproxy.config.certificate import load_ca, load_pair, read_certificate
 from hotproxy.net.tls_files import FromFiles
-from hotproxy.net.tls_peer import peer_certificate, san_matches
+from hotproxy.net.tls_peer import is_named, peer_certificate
 from hotproxy.net.tls_settings import new_context
 from hotproxy.telemetry.tls_info import TlsInfo
 
@@ -68,7 +68,7 @@ class ClientTls(FromFiles):
         config = self._config
         if not config.san or config.insecure_skip_verify:
             return True
-        return info.peer is not None and any(san_matches(name, san) for san in info.peer.sans for name in config.san)
+        return info.peer is not None and is_named(info.peer, config.san)
 
     @property
     def reads_certificate(self) -> bool:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hotproxy.config import model
 from hotproxy.config.certificate import Certificate, load_ca, load_pair, read_certificate, read_file
 from hotproxy.net.tls_files import FromFiles
-from hotproxy.net.tls_peer import peer_certificate, san_matches
+from hotproxy.net.tls_peer import is_named, peer_certificate
 from hotproxy.net.tls_settings import new_context
 from hotproxy.net.tls_tickets import TicketKeys
 from hotproxy.telemetry.tls_info import TlsInfo
@@ -151,8 +150,4 @@ class ServerTls(FromFiles):
     def permits(self, info: TlsInfo) -> bool:
         """Is the client's certificate one of those that `client_san` names?"""
         wanted = self._config.client_san
-        return not wanted or info.peer is None or _any_matches(wanted, info.peer.sans)
-
-
-def _any_matches(wanted: Iterable[str], sans: Iterable[str]) -> bool:
-    return any(san_matches(pattern, san) for san in sans for pattern in wanted)
+        return not wanted or info.peer is None or is_named(info.peer, wanted)

@@ -98,7 +98,12 @@ class Files:
 
 
 def _san(name: str) -> x509.GeneralName:
-    if "://" in name:
+    """By what it looks like; "dns:" in front where it looks like something else, "mailto:" for a mailbox."""
+    if name.startswith("mailto:"):
+        return x509.RFC822Name(name.removeprefix("mailto:"))
+    if name.startswith("dns:"):
+        return x509.DNSName(name.removeprefix("dns:"))
+    if "://" in name or name.startswith("urn:"):
         return x509.UniformResourceIdentifier(name)
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
