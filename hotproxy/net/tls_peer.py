@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from hotproxy.config.address import parse_ip
+from hotproxy.net.tls_errors import TlsError
 from hotproxy.telemetry.tls_info import PeerCertificate
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 
 def peer_certificate(der: bytes) -> PeerCertificate:
-    """Of a certificate that OpenSSL has verified. ValueError: `cryptography` can't read what OpenSSL could."""
+    """Of a certificate that OpenSSL has verified. TlsError: `cryptography` can't read what OpenSSL could."""
+    from cryptography import x509
+
+    try:
+        return _read(x509.load_der_x509_certificate(der))
+    except (ValueError, x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType):
+        raise TlsError("the peer's certificate is accepted, but what it says can't be read") from None
+
+
+def _read(found: x509.Certificate) -> PeerCertificate:
     from cryptography import x509
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    found = x509.load_der_x509_certificate(der)
     try:
         san = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

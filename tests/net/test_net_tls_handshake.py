@@ -336,3 +336,19 @@ def test_names_of_clients_may_be_restricted(folder: Path, wanted: tuple[str, ...
     assert bench.secure is not None
     assert restricted.permits(bench.secure.info) is permitted
     bench.close()
+
+
+# GeneralNames with one that breaks its own rules: no ASCII where it must be, three bytes of an address, an
+# ediPartyName. OpenSSL only looks at those that it compares.
+@pytest.mark.parametrize(
+    "name", [b"\x82\x03\xff\xff\xff", b"\x81\x03\xff\xff\xff", b"\x86\x03\xff\xff\xff", b"\x87\x03\x01\x02\x03",
+             b"\xa5\x05\xa1\x03\x0c\x01x"]
+)  # fmt: skip
+def test_a_certificate_that_cannot_be_read_lets_nobody_in(folder: Path, name: bytes) -> None:
+    """Its handshake ended in an exception, and counted among those under way for ever: a thousand such clients, and
+    nobody came in any more."""
+    server = Files(folder, NAME)
+    ann = Files(folder, "unreadable", san=bytes((0x30, len(name))) + name)
+    bench = Bench(side(server, client_ca=str(server.ca)), client_context(files=ann)).shake()
+    assert bench.failed == (UNVERIFIED, "the peer's certificate is accepted, but what it says can't be read")
+    bench.close()
