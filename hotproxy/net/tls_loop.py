@@ -59,6 +59,11 @@ class TlsLoop:
         self._sealed_plain = 0  # how much plaintext is in them
         self._ending: socket.socket | None = None  # close_notify is on its way, then FIN
 
+    @property
+    def broken(self) -> str:
+        """What is wrong with the peer's records, or what it says is wrong with ours; "" mostly."""
+        return self._records.broken
+
     # -- reading
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
