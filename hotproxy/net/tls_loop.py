@@ -29,8 +29,8 @@ from hotproxy.telemetry.tls_info import TlsInfo
 # Sealed at a time: four full records. More would be sealed for a reader who does not take it, and held twice.
 SEALED_BYTES: Final = 64 * 1024
 
-# Records that wait to be taken: what is sealed at a time, and as much again that the record layer has to say itself, for
-# a KeyUpdate may ask for one in return. 2,000 of those are more than anybody means who reads none of them.
+# Records that wait to be taken: what is sealed at a time, and as much again that the record layer has to say itself,
+# for a KeyUpdate may ask for one in return. 2,000 of those are more than anybody means who reads none of them.
 _MAX_SEALED_BYTES: Final = 2 * SEALED_BYTES
 
 CUT: Final = "closed without close_notify"

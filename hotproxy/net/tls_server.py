@@ -43,12 +43,12 @@ class ServerTls(FromFiles):
 
     __slots__ = ("_config", "_loaded", "_name", "_tickets", "handshake_timeout_s", "max_handshakes")
 
-    def __init__(self, name: str, config: model.ListenerTls, tickets: TicketKeys | None = None) -> None:
+    def __init__(self, name: str, config: model.ListenerTls) -> None:
         self.handshake_timeout_s = config.handshake_timeout_s
         self.max_handshakes = config.max_handshakes
         self._name = name
         self._config = config
-        self._tickets = tickets
+        self._tickets: TicketKeys | None = None
         paths = [path for pair in config.certificates for path in (pair.cert, pair.key)]
         super().__init__(paths if config.client_ca is None else [*paths, config.client_ca])
 
@@ -59,6 +59,11 @@ class ServerTls(FromFiles):
     def not_after_s(self) -> float:
         """When the first certificate expires, in seconds since 1970."""
         return min(certificate.not_after_s for certificate in self._loaded.certificates)
+
+    def share_sessions(self, tickets: TicketKeys) -> None:
+        """With whoever else has these keys; without them OpenSSL makes up some of its own."""
+        self._tickets = tickets
+        self.use_tickets()
 
     def use_tickets(self) -> None:
         """The ticket keys have changed."""

@@ -31,7 +31,9 @@ def worker(
         client_ca=str(ca) if ca is not None else None,
         require_client_certificate=required,
     )
-    return ServerTls(name, config, keys), keys
+    side = ServerTls(name, config)
+    side.share_sessions(keys)
+    return side, keys
 
 
 def session(side: ServerTls, context: ssl.SSLContext, before: object = None) -> tuple[object, bool]:
