@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import datetime
 import functools
 import ipaddress
 import socket
 import ssl
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import trustme
 from cryptography import x509
@@ -303,3 +306,24 @@ class Bench:
         if self.connection is not None:
             self.connection.close()
         self.peer.sock.close()
+
+
+class Closing(Protocol):
+    def close(self) -> None: ...
+
+
+Kind = TypeVar("Kind", bound=Closing)
+
+
+@contextlib.contextmanager
+def benches(kind: Callable[..., Kind], files: Files) -> Iterator[Callable[..., Kind]]:
+    """Makes benches of this kind with these files, and closes all of them."""
+    made: list[Kind] = []
+
+    def make(**settings: object) -> Kind:
+        made.append(kind(files, **settings))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.close()

@@ -25,7 +25,7 @@ from hotproxy.upstream.pool import Pools
 from tests.kit.clock import FakeClock, pass_time
 from tests.kit.connection import FakeGauge
 from tests.kit.loop import FakeLoop
-from tests.kit.tls import NAME, Files, Peer, client_context
+from tests.kit.tls import NAME, Files, Peer, benches, client_context
 
 
 class Terminal:
@@ -117,15 +117,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture
 def make(files: Files) -> Iterator[Callable[..., Bench]]:
-    made: list[Bench] = []
-
-    def build(**settings: object) -> Bench:
-        made.append(Bench(files, **settings))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield build
-    for bench in made:
-        bench.close()
+    with benches(Bench, files) as make:
+        yield make
 
 
 def test_a_handshake_becomes_a_connection(make: Callable[..., Bench]) -> None:

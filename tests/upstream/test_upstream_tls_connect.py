@@ -22,7 +22,7 @@ from hotproxy.upstream.tls_connect import TlsConnect, UpstreamTls
 from tests.kit.clock import FakeClock, pass_time
 from tests.kit.connection import FakeGauge
 from tests.kit.loop import FakeLoop
-from tests.kit.tls import NAME, Files, Peer
+from tests.kit.tls import NAME, Files, Peer, benches
 
 
 class Runtime:
@@ -104,15 +104,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture
 def make(files: Files) -> Iterator[Callable[..., Bench]]:
-    made: list[Bench] = []
-
-    def build(**settings: object) -> Bench:
-        made.append(Bench(files, **settings))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield build
-    for bench in made:
-        bench.close()
+    with benches(Bench, files) as make:
+        yield make
 
 
 def test_connected_means_shaken(make: Callable[..., Bench]) -> None:
