@@ -136,7 +136,10 @@ class Shaking:
         return owner
 
     def _tell(self, why: str) -> None:
-        self._failures.tell(f"listener '{self._name}': TLS with {self.peer or 'a local client'} failed: {why}")
+        client = self.peer or "a local client"
+        if self.announced is not None and self.announced.known:
+            client = f"{self.announced.remote} (by {client})"
+        self._failures.tell(f"listener '{self._name}': TLS with {client} failed: {why}")
 
     # -- handoff: it is refused
 

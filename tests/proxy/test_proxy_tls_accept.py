@@ -18,9 +18,10 @@ from hotproxy.net.tls_server import ServerTls
 from hotproxy.proxy.listener import PATIENCE_S, Admission, Listener
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import Secured, Snapshot, TcpListener
+from hotproxy.proxy.trusted_proxies import TrustedProxies
 from hotproxy.shm.cells import Slab
 from hotproxy.telemetry.failure_log import FailureLog
-from hotproxy.telemetry.stats import ListenerStats, SslStats, TcpStats
+from hotproxy.telemetry.stats import ListenerStats, ProxyProtocolStats, SslStats, TcpStats
 from hotproxy.upstream.pool import Pools
 from tests.kit.clock import FakeClock, pass_time
 from tests.kit.connection import FakeGauge
@@ -47,8 +48,9 @@ class Terminal:
 
 
 class Bench:
-    def __init__(self, files: Files, limit: int = 1000, **settings: object) -> None:
-        slab = Slab.private(ListenerStats.declare("web") + TcpStats.declare("web") + SslStats.declare("web"))
+    def __init__(self, files: Files, limit: int = 1000, trusted: bool = False, **settings: object) -> None:
+        stats = (ListenerStats, TcpStats, SslStats, ProxyProtocolStats)
+        slab = Slab.private([each for kind in stats for each in kind.declare("web")])
         self.clock = FakeClock()
         self.wheel = TimerWheel(self.clock)
         self.loop = FakeLoop()
@@ -57,7 +59,11 @@ class Bench:
         pair = model.CertificateFiles(str(files.cert), str(files.key))
         tls = ServerTls("web", model.ListenerTls((pair,), **settings))  # type: ignore[arg-type]
         secured = Secured(tls, self.ssl, FailureLog(self.log.append, self.clock))
-        config = TcpListener("web", "c", 0.0, 1, 0, TcpStats(slab, "web"), self.stats, None, secured=secured)
+        config = TcpListener(
+            "web", "c", 0.0, 1, 0, TcpStats(slab, "web"), self.stats, None, secured=secured,
+            proxy_protocol=TrustedProxies(["127.0.0.0/8"], required=True) if trusted else None,
+            proxy_stats=ProxyProtocolStats(slab, "web"),
+        )  # fmt: skip
         runtime = Runtime(self.loop, self.wheel, self.clock, random.Random(1), FakeGauge(), Snapshot({}, {}, Pools()))
         self.admission = Admission(limit, self.wheel)
         self.listener = Listener(config, 128, Terminal, self.admission, self.loop, runtime)  # type: ignore[arg-type]
@@ -144,6 +150,15 @@ def test_what_a_client_did_wrong_is_told_and_counted(make: Callable[..., Bench])
     assert bench.log[1].endswith("failed: the peer refused (unknown ca): it does not know the CA of our certificate")
     assert bench.counts() == {"connection_error": 2}
     assert bench.stats.downstream_cx_destroy.value == 2
+
+
+def test_a_client_that_a_proxy_has_announced_is_told_by_its_own_address(make: Callable[..., Bench]) -> None:
+    bench = make(trusted=True)
+    bench.connect().sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 443\r\nGET / HTTP/1.1\r\n\r\n")
+    bench.loop.run()
+    balancer = "{}:{}".format(*bench.clients[0].getsockname())
+    why = "plain HTTP was sent to a TLS port"
+    assert bench.log == [f"listener 'web': TLS with 192.0.2.7:5000 (by {balancer}) failed: {why}"]
 
 
 def test_a_client_that_says_nothing_is_closed(make: Callable[..., Bench]) -> None:
