@@ -105,7 +105,7 @@ class Shaking:
             stats.fail_verify_no_cert.inc()
         elif how == LATE:
             stats.handshake_timeout.inc()
-        if how not in (LATE, GONE):
+        elif how != GONE:
             stats.connection_error.inc()
         self._tell(why)
         self._let_go().on_shaking_failed(self)

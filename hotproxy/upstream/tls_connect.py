@@ -140,7 +140,6 @@ class TlsConnect:
         stats = self._stats
         if not self._side.permits(secure.info):
             stats.fail_verify_san.inc()
-            stats.connection_error.inc()
             secure.forget(sock.fileno())
             sock.close()
             self._let_go().on_connect_failed(TLS_FAILURE, _NOT_PERMITTED)
@@ -156,7 +155,7 @@ class TlsConnect:
             return
         if how == UNVERIFIED:
             self._stats.fail_verify_error.inc()
-        if how != GONE:
+        elif how != GONE:
             self._stats.connection_error.inc()
         self._let_go().on_connect_failed(TLS_FAILURE, why)
 

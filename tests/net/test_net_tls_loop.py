@@ -184,6 +184,25 @@ def test_key_updates_go_unnoticed(files: Files, ask: bool) -> None:
     bench.close()
 
 
+def test_keys_are_updated_while_data_flows_both_ways(files: Files) -> None:
+    """Ours follows in the middle of what a slow reader has not taken: between two records, and never within one."""
+    bench = shaken(files)
+    bench.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    rng = random.Random(8)
+    said, heard = rng.randbytes(1_000_000), b""
+    asked = 0
+    bench.open.write(said)
+    while len(heard) < len(said):
+        bench.send(bench.peer.update_key(asked % 3 != 0) + bench.peer.sealed(b"%d " % asked), piece=7)
+        asked += 1
+        heard += bench.peer.read()
+    assert heard == said
+    told = b"".join(each for each in bench.owner.heard if isinstance(each, bytes))
+    assert told == b"".join(b"%d " % number for number in range(asked))
+    assert asked > 5
+    bench.close()
+
+
 def test_a_slow_reader_gets_every_byte_once_and_only_plaintext_is_counted(bench: Bench) -> None:
     """The kernel takes a part of a record; the rest waits here, sealed once, and its plaintext with its owner."""
     bench.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

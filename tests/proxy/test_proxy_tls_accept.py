@@ -182,7 +182,6 @@ def test_clients_without_the_right_certificate(make: Callable[..., Bench], files
     assert len(bench.terminals) == 1
     assert bench.counts() == {
         "handshake": 1,
-        "connection_error": 2,
         "fail_verify_no_cert": 1,
         "fail_verify_error": 1,
         "fail_verify_san": 1,
