@@ -52,7 +52,8 @@ class ClientTls(FromFiles):
 
     def to(self, endpoint: str, host: str) -> EndpointTls:
         """`endpoint`: as whom it is remembered; `host`: its address, "" for a unix socket."""
-        return EndpointTls(self, endpoint, self._config.sni or host)
+        # The link of a link-local address is ours to know, and in no certificate (RFC 4007 section 11.2).
+        return EndpointTls(self, endpoint, self._config.sni or host.partition("%")[0])
 
     def wrap(self, endpoint: str, name: str, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
         before = self._last.get(endpoint)

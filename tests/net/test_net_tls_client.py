@@ -68,6 +68,17 @@ def test_without_a_name_it_is_the_endpoints_address_and_none_is_asked_for(tmp_pa
     assert "10.0.0.2" in why
 
 
+def test_a_link_local_address_is_verified_without_its_link(tmp_path: Path) -> None:
+    files = Files(tmp_path, "fe80::1")
+    asked: list[str | None] = []
+    context = server(files)
+    context.sni_callback = lambda _, name, __: asked.append(name)  # type: ignore[assignment]
+    bench = shake(cluster(files), context, "fe80::1%eth0")
+    assert bench.secure is not None, bench.failed
+    assert asked == [None]
+    bench.close()
+
+
 def test_another_name_is_refused(tmp_path: Path) -> None:
     files = Files(tmp_path, NAME)
     how, why = failure(shake(cluster(files, sni="other.example"), server(files)))
