@@ -98,6 +98,8 @@ def load_ca(context: ssl.SSLContext, path: str) -> None:
     import ssl
 
     read_file(path)
+    # Whoever lists an intermediate CA means it, and not all that its root has issued besides.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         context.load_verify_locations(path)
     except ssl.SSLError:

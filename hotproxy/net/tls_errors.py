@@ -52,6 +52,8 @@ _FOUND: Final = {
     "BAD_EXTENSION": "the peer sent a handshake message that is malformed",
     "BAD_PACKET": "the peer sent a handshake message that is malformed",
     "UNEXPECTED_MESSAGE": "the peer sent a handshake message out of turn",
+    "UNEXPECTED_CCS_MESSAGE": "the peer sent a handshake message out of turn",
+    "UNEXPECTED_RECORD": "the peer sent a handshake message out of turn",
     "TOO_MANY_KEY_UPDATES": "the peer sent too many key updates",
     "EXCESSIVE_MESSAGE_SIZE": "the peer sent a handshake message that is too long",
     "INAPPROPRIATE_FALLBACK": "the peer fell back to an older version than both speak (RFC 7507)",

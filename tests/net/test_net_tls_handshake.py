@@ -13,7 +13,7 @@ from hotproxy.config import model
 from hotproxy.net.tls_errors import hush_server_names
 from hotproxy.net.tls_handshake import BROKEN, GONE, LATE, NO_PEER_CERTIFICATE, TIMED_OUT, UNVERIFIED
 from hotproxy.net.tls_server import ServerTls
-from tests.kit.tls import NAME, Bench, Files, client_context
+from tests.kit.tls import NAME, Bench, Files, authority, client_context
 
 
 @pytest.fixture(scope="module")
@@ -297,6 +297,23 @@ def test_a_certificate_may_be_optional(folder: Path) -> None:
     bench = Bench(side(server, client_ca=str(server.ca), require_client_certificate=False), client_context()).shake()
     assert bench.secure is not None
     assert bench.secure.info.peer is None
+    bench.close()
+
+
+def test_an_intermediate_ca_is_trusted_without_its_root(folder: Path) -> None:
+    server = Files(folder, NAME)
+    between = authority(1).create_child_ca()
+    between.cert_pem.write_to_path(folder / "between.pem")
+    context = client_context()
+    between.issue_cert("ann.example").configure_cert(context)
+    bench = Bench(side(server, client_ca=str(folder / "between.pem")), context).shake()
+    assert bench.secure is not None, bench.failed
+    assert bench.secure.info.peer is not None
+    bench.close()
+    stranger = Files(folder, "ann.example", stem="of-the-root", number=1)
+    bench = Bench(side(server, client_ca=str(folder / "between.pem")), client_context(files=stranger)).shake()
+    assert bench.failed is not None
+    assert bench.failed[0] == UNVERIFIED
     bench.close()
 
 
