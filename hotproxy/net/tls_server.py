@@ -13,7 +13,7 @@ import ssl
 from dataclasses import dataclass
 
 from hotproxy.config import model
-from hotproxy.config.certificate import Certificate, load_ca, load_pair, read_certificate, read_file
+from hotproxy.config.certificate import load_ca, load_pair, read_certificate, read_file
 from hotproxy.net.tls_files import FromFiles
 from hotproxy.net.tls_peer import is_named, peer_certificate
 from hotproxy.net.tls_settings import new_context
@@ -31,7 +31,6 @@ class ServedObject(ssl.SSLObject):
 class _Loaded:
     """All that the files have given."""
 
-    certificates: list[Certificate]
     default: ssl.SSLContext
     by_name: dict[str, ssl.SSLContext]
     uris: dict[ssl.SSLContext, str]  # of all contexts: the first URI in the certificates of each
@@ -54,11 +53,6 @@ class ServerTls(FromFiles):
 
     def _take(self) -> None:
         self._loaded = self._load()
-
-    @property
-    def not_after_s(self) -> float:
-        """When the first certificate expires, in seconds since 1970."""
-        return min(certificate.not_after_s for certificate in self._loaded.certificates)
 
     def share_sessions(self, tickets: TicketKeys) -> None:
         """With whoever else has these keys; without them OpenSSL makes up some of its own."""
@@ -87,7 +81,7 @@ class ServerTls(FromFiles):
             context: next((uri for index in indexes for uri in certificates[index].uris), "")
             for indexes, context in made.items()
         }
-        loaded = _Loaded(certificates, default, chosen, uris, self._ticket_scope())
+        loaded = _Loaded(default, chosen, uris, self._ticket_scope())
         self._key_tickets(loaded)
         return loaded
 

@@ -140,11 +140,3 @@ def test_handshakes_under_way_end_with_what_they_began_with(tmp_path: Path) -> N
         bench.send(bench.peer.said())
     assert bench.connection is not None
     bench.close()
-
-
-def test_when_the_first_one_ends(tmp_path: Path) -> None:
-    soon, late = Files(tmp_path, NAME, days=10), Files(tmp_path, "b.example", days=100)
-    pairs = tuple(model.CertificateFiles(str(each.cert), str(each.key)) for each in (late, soon))
-    ends_s = ServerTls("web", model.ListenerTls(pairs)).not_after_s
-    assert ends_s == side(soon.cert, soon.key).not_after_s
-    assert ends_s < side(late.cert, late.key).not_after_s

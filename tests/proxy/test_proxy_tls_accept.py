@@ -226,6 +226,19 @@ def test_who_says_nothing_holds_nobody_up(make: Callable[..., Bench]) -> None:
     assert bench.log[0].endswith("the handshake took too long, with max_handshakes under way")
 
 
+def test_those_whose_proxy_header_came_late_are_not_more_for_long(make: Callable[..., Bench]) -> None:
+    """They were accepted when there was room."""
+    bench = make(max_handshakes=2, trusted=True)
+    clients = [bench.connect() for _ in range(5)]
+    for client in clients:
+        client.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 443\r\n")
+    bench.loop.run()
+    assert len(bench.listener.connections) == 5
+    bench.pass_time(PATIENCE_S)
+    assert len(bench.listener.connections) == 1
+    assert bench.counts() == {"handshake_timeout": 4}
+
+
 def test_a_generation_that_leaves_closes_them_at_its_deadline(make: Callable[..., Bench]) -> None:
     bench = make()
     client = bench.connect()
