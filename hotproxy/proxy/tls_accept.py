@@ -136,10 +136,9 @@ class Shaking:
         return owner
 
     def _tell(self, why: str) -> None:
-        client = self.peer or "a local client"
-        if self.announced is not None and self.announced.known:
-            client = f"{self.announced.remote} (by {client})"
-        self._failures.tell(f"listener '{self._name}': TLS with {client} failed: {why}")
+        announced = self.announced
+        client = announced.remote if announced is not None and announced.known else self.peer
+        self._failures.tell(f"listener '{self._name}': TLS with {client or 'a local client'} failed: {why}")
 
     # -- handoff: it is refused
 
