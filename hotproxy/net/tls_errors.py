@@ -93,7 +93,9 @@ def in_words(error: ssl.SSLError) -> str:
         words = _ALERTS.get(alert)
         name = alert.lower().replace("_", " ")
         return f"the peer refused ({name}): {words}" if words is not None else f"the peer refused ({name})"
-    return _FOUND.get(reason) or (reason.lower().replace("_", " ") if reason else "TLS failed")
+    if not reason:  # OpenSSL's own parser has failed, and its reason is not Python's
+        return "the peer sent a certificate that is malformed" if "ASN1" in str(error) else "TLS failed"
+    return _FOUND.get(reason) or reason.lower().replace("_", " ")
 
 
 def is_verification(error: ssl.SSLError) -> bool:

@@ -355,6 +355,23 @@ def test_names_of_clients_may_be_restricted(folder: Path, wanted: tuple[str, ...
     bench.close()
 
 
+def test_a_certificate_that_is_none_is_told_in_words(folder: Path) -> None:
+    """With TLS 1.2, where certificates are in plain text."""
+    server, ann = Files(folder, NAME), Files(folder, "ann.example", stem="broken")
+    context = client_context(files=ann)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    bench = Bench(side(server, client_ca=str(server.ca)), context)
+    bench.handshake.start(10.0)
+    bench.peer.step()
+    bench.send(bench.peer.said())
+    bench.peer.step()
+    flight, der = bench.peer.said(), ssl.PEM_cert_to_DER_cert(ann.cert.read_text())
+    assert der in flight
+    bench.send(flight.replace(der, b"\x31" + der[1:]))
+    assert bench.failed == (BROKEN, "the peer sent a certificate that is malformed")
+    bench.close()
+
+
 # GeneralNames with one that breaks its own rules: no ASCII where it must be, three bytes of an address, an
 # ediPartyName. OpenSSL only looks at those that it compares.
 @pytest.mark.parametrize(
