@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 # A chain of ten with large keys is 30 KiB; Debian's bundle of all CAs 220 KiB.
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
-# What stat says of a file that was replaced, by renaming, by a symlink or in place: device, inode, size, mtime in ns.
+# What stat says of a file that was replaced, by renaming, by a symlink or in place, or whose mode was mended: device,
+# inode, size, ctime in ns.
 Identity = tuple[int, int, int, int]
 
 
@@ -45,7 +46,7 @@ def read_certificate(path: str) -> Certificate:
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
 
-    data = _read(path)
+    data = read_file(path)
     try:
         first = x509.load_pem_x509_certificates(data)[0]
         names, uris = _names(first)
@@ -77,13 +78,16 @@ def load_pair(context: ssl.SSLContext, cert: str, key: str) -> None:
     """A certificate with its chain, and its key. Raises CertificateError."""
     import ssl
 
-    refuse_open_key(key)
+    read_file(cert)
+    _refuse_open_key(key)
     try:
         context.load_cert_chain(cert, key, _no_password)
     except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+        if error.reason in (
+            "KEY_VALUES_MISMATCH",
+            "NO_CERTIFICATE_ASSIGNED",
+        ):  # another key of its kind, of another kind
             raise CertificateError(f"'{key}' is not the key of '{cert}'") from None
-        _read(key)
         raise CertificateError(f"no key can be read from '{key}'", _hint(error)) from None
     except OSError as error:
         raise CertificateError(f"cannot read '{cert}' and '{key}': {(error.strerror or str(error)).lower()}") from None
@@ -93,25 +97,15 @@ def load_ca(context: ssl.SSLContext, path: str) -> None:
     """The certificates of the CAs to trust. Raises CertificateError."""
     import ssl
 
-    _read(path)
+    read_file(path)
+    # Whoever lists an intermediate CA means it, and not all that its root has issued besides.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         context.load_verify_locations(path)
     except ssl.SSLError:
         raise CertificateError(f"no CA certificate can be read from '{path}'") from None
     except OSError as error:
-        raise CertificateError(f"cannot read '{path}': {(error.strerror or str(error)).lower()}") from None
-
-
-def refuse_open_key(path: str) -> None:
-    """Raises CertificateError for a key that everybody may read, or that others may replace."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        raise CertificateError(f"cannot read '{path}': {(error.strerror or str(error)).lower()}") from None
-    if mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
-        verb = "read" if mode & stat.S_IROTH else "written"
-        message = f"the key '{path}' may be {verb} by others (mode {stat.S_IMODE(mode):04o})"
-        raise CertificateError(message, f"chmod o-rwx,g-w {path}")
+        raise _unreadable(path, error) from None
 
 
 def identity(path: str) -> Identity | None:
@@ -120,18 +114,46 @@ def identity(path: str) -> Identity | None:
         found = os.stat(path)
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str) -> bytes:
+    """Raises CertificateError."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        # Not to wait for whoever may write into a pipe one day: a worker loads files between two requests.
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _refuse_odd_file(path, os.fstat(file))
+            return os.read(file, MAX_FILE_BYTES)
+        finally:
+            os.close(file)
     except OSError as error:
-        raise CertificateError(f"cannot read '{path}': {(error.strerror or str(error)).lower()}") from None
-    if len(data) > MAX_FILE_BYTES:
+        raise _unreadable(path, error) from None
+
+
+def _refuse_odd_file(path: str, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise CertificateError(f"'{path}' is not a regular file")
+    if found.st_size > MAX_FILE_BYTES:
         raise CertificateError(f"'{path}' is larger than {MAX_FILE_BYTES // 1024 // 1024} MiB")
-    return data
+
+
+def _refuse_open_key(path: str) -> None:
+    """One that everybody may read, or that others may replace."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    _refuse_odd_file(path, found)
+    mode = found.st_mode
+    if mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
+        verb = "read" if mode & stat.S_IROTH else "written"
+        message = f"the key '{path}' may be {verb} by others (mode {stat.S_IMODE(mode):04o})"
+        raise CertificateError(message, f"chmod o-rwx,g-w {path}")
+
+
+def _unreadable(path: str, error: OSError) -> CertificateError:
+    return CertificateError(f"cannot read '{path}': {(error.strerror or str(error)).lower()}")
 
 
 def _no_password() -> str:

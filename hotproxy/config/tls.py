@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from hotproxy.config import model, scalars, shapes
+from hotproxy.config.address import is_host_name, parse_ip
 from hotproxy.config.certificate import CertificateError, load_ca, load_pair, read_certificate
 from hotproxy.config.fields import NOT_YET, Fields
 from hotproxy.config.scalars import ScalarError
@@ -191,15 +192,21 @@ def _protocol(text: str) -> str:
 
 
 def san(text: str) -> str:
+    """As `net.tls_peer.is_named` compares them."""
     if not text or not text.isascii() or any(char.isspace() for char in text):
         raise ScalarError(f"'{text}' is not a name in a certificate", "a host, '*.example.com', or a URI")
-    return text if "://" in text else text.lower()
+    if (address := parse_ip(text)) is not None:
+        return str(address)
+    return text if ":" in text else text.lower().removesuffix(".")
 
 
 def _host(text: str) -> str:
-    if not text or not text.isascii() or any(char.isspace() or char in "/:" for char in text):
+    """Also an address, which is verified and not asked for."""
+    if (address := parse_ip(text)) is not None:
+        return str(address)
+    if not text or not is_host_name(text):
         raise ScalarError(f"'{text}' is not the name of a host", "for example 'api.example.com'")
-    return text.lower()
+    return text.lower().removesuffix(".")  # RFC 6066 section 3: without the dot
 
 
 def texts(fields: Fields, name: str, read: Callable[[str], str]) -> tuple[str, ...]:

@@ -18,10 +18,11 @@ _PLAIN_BYTES: Final = 1 << 14
 class OpensslRecords:
     """A `RecordLayer`."""
 
-    __slots__ = ("_incoming", "_outgoing", "_ssl", "ended")
+    __slots__ = ("_incoming", "_outgoing", "_ssl", "broken", "ended")
 
     def __init__(self, handshaken: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
         self.ended = False
+        self.broken = ""
         self._ssl = handshaken
         self._incoming = incoming
         self._outgoing = outgoing
@@ -46,7 +47,7 @@ class OpensslRecords:
         except ssl.SSLZeroReturnError:
             self.ended = True
         except ssl.SSLError as error:
-            raise TlsError(in_words(error)) from None
+            self.broken = in_words(error)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def seal(self, data: bytes | bytearray) -> bytes:

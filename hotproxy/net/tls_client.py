@@ -11,13 +11,13 @@ import ssl
 from hotproxy.config import model
 from hotproxy.config.certificate import load_ca, load_pair, read_certificate
 from hotproxy.net.tls_files import FromFiles
-from hotproxy.net.tls_peer import peer_certificate, san_matches
+from hotproxy.net.tls_peer import is_named, peer_certificate
 from hotproxy.net.tls_settings import new_context
 from hotproxy.telemetry.tls_info import TlsInfo
 
 
 class ClientTls(FromFiles):
-    """Of one cluster; `to(host)` is the side of a handshake with an endpoint. Raises CertificateError."""
+    """Of one cluster; `to` gives the side of a handshake with an endpoint. Raises CertificateError."""
 
     __slots__ = ("_config", "_context", "_last")
 
@@ -50,24 +50,26 @@ class ClientTls(FromFiles):
 
     # -- handshakes
 
-    def to(self, host: str) -> EndpointTls:
-        """`host`: the endpoint's address, "" for a unix socket."""
-        return EndpointTls(self, self._config.sni or host)
+    def to(self, endpoint: str, host: str) -> EndpointTls:
+        """`endpoint`: as whom it is remembered; `host`: its address, "" for a unix socket."""
+        # The link of a link-local address is ours to know, and in no certificate (RFC 4007 section 11.2).
+        return EndpointTls(self, endpoint, self._config.sni or host.partition("%")[0])
 
-    def wrap(self, name: str, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
-        before = self._last.get(name)
+    def wrap(self, endpoint: str, name: str, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+        before = self._last.get(endpoint)
         session = before.session if before is not None else None
         return self._context.wrap_bio(incoming, outgoing, False, name or None, session)
 
-    def keep(self, name: str, done: ssl.SSLObject) -> None:
-        self._last[name] = done
+    def keep(self, endpoint: str, done: ssl.SSLObject) -> None:
+        if done.context is self._context:  # and did not begin before a reload: see `_take`
+            self._last[endpoint] = done
 
     def permits(self, info: TlsInfo) -> bool:
         """Is the endpoint one of those that `san` names?"""
         config = self._config
         if not config.san or config.insecure_skip_verify:
             return True
-        return info.peer is not None and any(san_matches(name, san) for san in info.peer.sans for name in config.san)
+        return info.peer is not None and is_named(info.peer, config.san)
 
     @property
     def reads_certificate(self) -> bool:
@@ -77,14 +79,15 @@ class ClientTls(FromFiles):
 class EndpointTls:
     """A `HandshakeSide`: one handshake with one endpoint."""
 
-    __slots__ = ("_cluster", "_name")
+    __slots__ = ("_cluster", "_endpoint", "_name")
 
-    def __init__(self, cluster: ClientTls, name: str) -> None:
+    def __init__(self, cluster: ClientTls, endpoint: str, name: str) -> None:
         self._cluster = cluster
+        self._endpoint = endpoint
         self._name = name
 
     def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
-        return self._cluster.wrap(self._name, incoming, outgoing)
+        return self._cluster.wrap(self._endpoint, self._name, incoming, outgoing)
 
     def info(self, done: ssl.SSLObject) -> TlsInfo:
         cipher = done.cipher()
@@ -97,7 +100,7 @@ class EndpointTls:
             reused=bool(done.session_reused),
             peer=peer_certificate(der) if der else None,
         )
-        self._cluster.keep(self._name, done)
+        self._cluster.keep(self._endpoint, done)
         return info
 
     def permits(self, info: TlsInfo) -> bool:

@@ -52,6 +52,8 @@ _FOUND: Final = {
     "BAD_EXTENSION": "the peer sent a handshake message that is malformed",
     "BAD_PACKET": "the peer sent a handshake message that is malformed",
     "UNEXPECTED_MESSAGE": "the peer sent a handshake message out of turn",
+    "UNEXPECTED_CCS_MESSAGE": "the peer sent a handshake message out of turn",
+    "UNEXPECTED_RECORD": "the peer sent a handshake message out of turn",
     "TOO_MANY_KEY_UPDATES": "the peer sent too many key updates",
     "EXCESSIVE_MESSAGE_SIZE": "the peer sent a handshake message that is too long",
     "INAPPROPRIATE_FALLBACK": "the peer fell back to an older version than both speak (RFC 7507)",
@@ -91,7 +93,9 @@ def in_words(error: ssl.SSLError) -> str:
         words = _ALERTS.get(alert)
         name = alert.lower().replace("_", " ")
         return f"the peer refused ({name}): {words}" if words is not None else f"the peer refused ({name})"
-    return _FOUND.get(reason) or (reason.lower().replace("_", " ") if reason else "TLS failed")
+    if not reason:  # OpenSSL's own parser has failed, and its reason is not Python's
+        return "the peer sent a certificate that is malformed" if "ASN1" in str(error) else "TLS failed"
+    return _FOUND.get(reason) or reason.lower().replace("_", " ")
 
 
 def is_verification(error: ssl.SSLError) -> bool:

@@ -20,7 +20,7 @@ from hotproxy.clock import Timer, TimerWheel
 from hotproxy.net.connection import Connection, Gauge
 from hotproxy.net.loop import Loop
 from hotproxy.net.openssl_records import OpensslRecords
-from hotproxy.net.tls_errors import NO_CERTIFICATE, in_words, is_verification
+from hotproxy.net.tls_errors import NO_CERTIFICATE, TlsError, in_words, is_verification
 from hotproxy.net.tls_loop import TlsLoop
 from hotproxy.net.tls_records import CHANGE_CIPHER_SPEC, NO_RECORD, first_record
 from hotproxy.telemetry.tls_info import TlsInfo
@@ -41,7 +41,8 @@ class HandshakeSide(Protocol):
 
     def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject: ...
 
-    def info(self, done: ssl.SSLObject) -> TlsInfo: ...
+    def info(self, done: ssl.SSLObject) -> TlsInfo:
+        """Raises TlsError: the peer's certificate can't be read."""
 
 
 class HandshakeOwner(Protocol):
@@ -217,11 +218,16 @@ class TlsHandshake:
     def _finish(self) -> None:
         handshaken, owner = self._ssl, self._owner
         assert handshaken is not None
+        try:
+            info = self._side.info(handshaken)
+        except TlsError as error:
+            self._fail(UNVERIFIED, str(error))
+            return
         sock = self._let_go()
         if owner is None or sock is None:
             return
         records = OpensslRecords(handshaken, self._incoming, self._outgoing)
-        secure = TlsLoop(self._loop, self._fd, records, bytes(self._received), self._side.info(handshaken))
+        secure = TlsLoop(self._loop, self._fd, records, bytes(self._received), info)
         owner.on_secured(sock, secure)
 
     def _fail(self, how: int, why: str) -> None:

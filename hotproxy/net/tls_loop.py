@@ -29,7 +29,12 @@ from hotproxy.telemetry.tls_info import TlsInfo
 # Sealed at a time: four full records. More would be sealed for a reader who does not take it, and held twice.
 SEALED_BYTES: Final = 64 * 1024
 
+# Records that wait to be taken: what is sealed at a time, and as much again that the record layer has to say itself,
+# for a KeyUpdate may ask for one in return. 2,000 of those are more than anybody means who reads none of them.
+_MAX_SEALED_BYTES: Final = 2 * SEALED_BYTES
+
 CUT: Final = "closed without close_notify"
+_TALKS_TO_ITSELF: Final = "the peer asked for more key updates than it has read"
 
 
 class TlsLoop:
@@ -54,6 +59,11 @@ class TlsLoop:
         self._sealed_plain = 0  # how much plaintext is in them
         self._ending: socket.socket | None = None  # close_notify is on its way, then FIN
 
+    @property
+    def broken(self) -> str:
+        """What is wrong with the peer's records, or what it says is wrong with ours; "" mostly."""
+        return self._records.broken
+
     # -- reading
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
@@ -75,15 +85,12 @@ class TlsLoop:
         held = self._held
         if held is not None:
             self._held = None
-            self._due = self._records.ended and bool(held)
+            self._due = bool(held) and self._is_last
             self._call_due()
             return held
         if self._due:
             self._due = False
-            if self._records.ended:
-                self._ended = True
-                return b""
-            return self._open(fd, self._partial)
+            return self._end() if self._is_last else self._open(fd, self._partial)
         data = self._loop.receive(fd)
         if data is None:
             return None
@@ -103,21 +110,26 @@ class TlsLoop:
             data = data[:size]
         if not data:
             return None
-        try:
-            plain = records.open(data)
-        except TlsError:
-            self._say(fd)
-            raise
+        plain = records.open(data)
         self._say(fd)
+        last = self._is_last
         if plain:
-            if records.ended:
+            if last:
                 self._due = True
                 self._call_due()
             return plain
-        if records.ended:
-            self._ended = True
-            return b""
-        return None
+        return self._end() if last else None
+
+    @property
+    def _is_last(self) -> bool:
+        """Nothing behind what was opened will be."""
+        return self._records.ended or self._records.broken != ""
+
+    def _end(self) -> bytes:
+        if self._records.broken:
+            raise TlsError(self._records.broken)
+        self._ended = True
+        return b""
 
     def _call_due(self) -> None:
         if self._due:
@@ -133,16 +145,18 @@ class TlsLoop:
                     self._send(fd)
                 except OSError:  # reading or writing will tell
                     pass
+            if len(self._sealed) > _MAX_SEALED_BYTES:
+                raise TlsError(_TALKS_TO_ITSELF)
 
     def is_quiet(self, fd: int) -> bool:
         """Session tickets and key updates are no noise: they are taken in."""
         while not self._due and self._held is None:
             if self._loop.is_quiet(fd):
-                return True
+                return not self._partial  # the rest of a record would be taken for the answer to what is sent next
             try:
                 self._held = self.receive(fd)
             except OSError:
-                return False
+                break
         self._due = True
         self._call_due()
         return False

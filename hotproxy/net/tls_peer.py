@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from hotproxy.config.address import parse_ip
+from hotproxy.net.tls_errors import TlsError
 from hotproxy.telemetry.tls_info import PeerCertificate
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 
 def peer_certificate(der: bytes) -> PeerCertificate:
-    """Of a certificate that OpenSSL has verified. ValueError: `cryptography` can't read what OpenSSL could."""
+    """Of a certificate that OpenSSL has verified. TlsError: `cryptography` can't read what OpenSSL could."""
+    from cryptography import x509
+
+    try:
+        return _read(x509.load_der_x509_certificate(der))
+    except (ValueError, x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType):
+        raise TlsError("the peer's certificate is accepted, but what it says can't be read") from None
+
+
+def _read(found: x509.Certificate) -> PeerCertificate:
     from cryptography import x509
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    found = x509.load_der_x509_certificate(der)
     try:
         san = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -30,11 +46,30 @@ def peer_certificate(der: bytes) -> PeerCertificate:
     )
 
 
-def san_matches(pattern: str, san: str) -> bool:
-    """`*.example.com` is one label more than `example.com`; a URI that ends in `*` is all that begin so."""
-    if "://" in pattern:
-        return san.startswith(pattern[:-1]) if pattern.endswith("*") else san == pattern
-    if pattern.startswith("*."):
-        label, dot, rest = san.lower().partition(".")
-        return bool(label and dot) and rest == pattern[2:]
-    return san.lower() == pattern
+def is_named(peer: PeerCertificate, wanted: Iterable[str]) -> bool:
+    """Has the certificate one of these names?"""
+    return any(_has_name(peer, name) for name in wanted)
+
+
+def _has_name(peer: PeerCertificate, wanted: str) -> bool:
+    """Each kind of name by itself, and never by one that only looks like it: a CA that vouches for mailboxes and
+    documents does not vouch for hosts (CVE-2022-21656, Envoy's)."""
+    last = wanted.rpartition(".")[2]
+    if last.isdigit() or (":" in wanted and parse_ip(wanted) is not None):
+        return wanted in peer.addresses
+    if ":" in wanted:
+        if wanted.endswith("*"):
+            return any(uri.startswith(wanted[:-1]) for uri in peer.uris)
+        return wanted in peer.uris
+    if "@" in wanted:
+        return any(email.lower() == wanted for email in peer.emails)
+    return any(_same_host(wanted, name.lower()) for name in peer.dns_names)
+
+
+def _same_host(wanted: str, given: str) -> bool:
+    """A star is one label, the first, whoever has written it (RFC 6125 section 6.4.3)."""
+    if given == wanted:
+        return True
+    label, dot, rest = given.partition(".")
+    wanted_label, wanted_dot, wanted_rest = wanted.partition(".")
+    return rest == wanted_rest and "*" in (label, wanted_label) and bool(label and dot and wanted_label and wanted_dot)

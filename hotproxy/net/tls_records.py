@@ -27,12 +27,13 @@ class RecordLayer(Protocol):
     """The keys of a connection after its handshake. What it has to say itself (alerts, key updates) is in `output`."""
 
     ended: bool  # the peer's close_notify was opened: nothing follows
+    broken: str  # what was wrong with a record: nothing behind it is opened; "" while all is well
 
     def open(self, records: bytes) -> bytes:
-        """The plaintext of whole records, b"" where they carry none. Raises TlsError."""
+        """The plaintext of whole records, b"" where they carry none; of those before a broken one."""
 
     def seal(self, data: bytes | bytearray) -> bytes:
-        """Records with this plaintext."""
+        """Records with this plaintext. Raises TlsError."""
 
     def seal_end(self) -> bytes:
         """close_notify; nothing is sealed after it."""

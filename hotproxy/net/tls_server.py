@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hotproxy.config import model
-from hotproxy.config.certificate import Certificate, load_ca, load_pair, read_certificate
+from hotproxy.config.certificate import load_ca, load_pair, read_certificate, read_file
 from hotproxy.net.tls_files import FromFiles
-from hotproxy.net.tls_peer import peer_certificate, san_matches
+from hotproxy.net.tls_peer import is_named, peer_certificate
 from hotproxy.net.tls_settings import new_context
 from hotproxy.net.tls_tickets import TicketKeys
 from hotproxy.telemetry.tls_info import TlsInfo
@@ -32,10 +31,10 @@ class ServedObject(ssl.SSLObject):
 class _Loaded:
     """All that the files have given."""
 
-    certificates: list[Certificate]
     default: ssl.SSLContext
     by_name: dict[str, ssl.SSLContext]
-    contexts: list[ssl.SSLContext]
+    uris: dict[ssl.SSLContext, str]  # of all contexts: the first URI in the certificates of each
+    ticket_scope: bytes
 
 
 class ServerTls(FromFiles):
@@ -43,27 +42,26 @@ class ServerTls(FromFiles):
 
     __slots__ = ("_config", "_loaded", "_name", "_tickets", "handshake_timeout_s", "max_handshakes")
 
-    def __init__(self, name: str, config: model.ListenerTls, tickets: TicketKeys | None = None) -> None:
+    def __init__(self, name: str, config: model.ListenerTls) -> None:
         self.handshake_timeout_s = config.handshake_timeout_s
         self.max_handshakes = config.max_handshakes
         self._name = name
         self._config = config
-        self._tickets = tickets
+        self._tickets: TicketKeys | None = None
         paths = [path for pair in config.certificates for path in (pair.cert, pair.key)]
         super().__init__(paths if config.client_ca is None else [*paths, config.client_ca])
 
     def _take(self) -> None:
         self._loaded = self._load()
 
-    @property
-    def not_after_s(self) -> float:
-        """When the first certificate expires, in seconds since 1970."""
-        return min(certificate.not_after_s for certificate in self._loaded.certificates)
+    def share_sessions(self, tickets: TicketKeys) -> None:
+        """With whoever else has these keys; without them OpenSSL makes up some of its own."""
+        self._tickets = tickets
+        self.use_tickets()
 
     def use_tickets(self) -> None:
         """The ticket keys have changed."""
-        for context in self._loaded.contexts:
-            self._key_tickets(context)
+        self._key_tickets(self._loaded)
 
     def _load(self) -> _Loaded:
         config = self._config
@@ -79,7 +77,13 @@ class ServerTls(FromFiles):
         first = certificates[0].names
         default = chosen[first[0]] if first else self._context((0,), made)
         default.sni_callback = self._choose  # type: ignore[assignment]
-        return _Loaded(certificates, default, chosen, list(made.values()))
+        uris = {
+            context: next((uri for index in indexes for uri in certificates[index].uris), "")
+            for indexes, context in made.items()
+        }
+        loaded = _Loaded(default, chosen, uris, self._ticket_scope())
+        self._key_tickets(loaded)
+        return loaded
 
     def _context(self, indexes: tuple[int, ...], made: dict[tuple[int, ...], ssl.SSLContext]) -> ssl.SSLContext:
         if indexes in made:
@@ -93,15 +97,23 @@ class ServerTls(FromFiles):
         if config.client_ca is not None:
             load_ca(context, config.client_ca)
             context.verify_mode = ssl.CERT_REQUIRED if config.require_client_certificate else ssl.CERT_OPTIONAL
-        self._key_tickets(context)
         made[indexes] = context
         return context
 
-    def _key_tickets(self, context: ssl.SSLContext) -> None:
-        """A session that began when another CA was trusted does not go on."""
+    def _ticket_scope(self) -> bytes:
+        """A session that began when somebody else was trusted, or nobody had to show a certificate, does not go on.
+
+        By the file's bytes: what Python tells of a context leaves out trusted certificates that are no CA's.
+        """
+        ca = self._config.client_ca
+        trusted = hashlib.sha256(read_file(ca)).digest() if ca is not None else b""
+        required = b"required" if self._config.require_client_certificate else b"optional"
+        return b"\0".join((self._name.encode(), trusted, required))
+
+    def _key_tickets(self, loaded: _Loaded) -> None:
         if self._tickets is not None:
-            ca = hashlib.sha256(b"".join(sorted(context.get_ca_certs(binary_form=True)))).digest()
-            self._tickets.give(context, self._name.encode() + b"\0" + ca)
+            for context in loaded.uris:
+                self._tickets.give(context, loaded.ticket_scope)
 
     # -- handshakes
 
@@ -130,14 +142,11 @@ class ServerTls(FromFiles):
             alpn=done.selected_alpn_protocol() or "",
             reused=bool(done.session_reused),
             peer=peer_certificate(der) if der else None,
-            local_uri=next((uri for certificate in self._loaded.certificates for uri in certificate.uris), ""),
+            # "": the files were loaded anew in the middle of this handshake
+            local_uri=self._loaded.uris.get(done.context, ""),
         )
 
     def permits(self, info: TlsInfo) -> bool:
         """Is the client's certificate one of those that `client_san` names?"""
         wanted = self._config.client_san
-        return not wanted or info.peer is None or _any_matches(wanted, info.peer.sans)
-
-
-def _any_matches(wanted: Iterable[str], sans: Iterable[str]) -> bool:
-    return any(san_matches(pattern, san) for san in sans for pattern in wanted)
+        return not wanted or info.peer is None or is_named(info.peer, wanted)

@@ -2,7 +2,7 @@
 
 OpenSSL makes up a key of its own for each context, and Python has no call that sets it; so `SSL_CTX_ctrl` of the very
 library that Python uses is called by ctypes. Whether that works here is tried in a forked child first (a wrong guess
-about the layout of an `SSLContext` would be a crash): where it does not, sessions resume within one worker only.
+about the layout of an `SSLContext` would be a crash): where it does not, sessions resume within one generation at most.
 
 Keys belong to a listener and to the CA that its clients' certificates are verified with: a ticket that was given when
 another CA was trusted opens nothing.
@@ -46,7 +46,7 @@ class TicketKeys:
 
 
 def why_not() -> str:
-    """Why sessions can't be resumed by other workers; "" when they can. Forks: not with an event loop or threads."""
+    """Why other generations can't resume sessions; "" when they can. Forks: not with an event loop or threads."""
     try:
         pid = os.fork()
     except OSError as error:

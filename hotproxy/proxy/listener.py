@@ -397,23 +397,24 @@ class Listener:
         )
         self._shaking[shaking] = None
         if len(self._shaking) >= tls.max_handshakes:
-            self._make_room()
+            self._make_room(tls.max_handshakes)
         return shaking
 
-    def _make_room(self) -> None:
-        """As many handshakes are under way as may be."""
-        oldest = next(iter(self._shaking))
-        left_s = oldest.started_s + PATIENCE_S - self._runtime.clock.now_s()
-        if left_s <= 0.0:
+    def _make_room(self, limit: int) -> None:
+        """As many handshakes are under way as may be; more where PROXY headers were awaited when there was room."""
+        while len(self._shaking) >= limit:
+            oldest = next(iter(self._shaking))
+            left_s = oldest.started_s + PATIENCE_S - self._runtime.clock.now_s()
+            if left_s > 0.0:
+                self._crowded = True
+                self._runtime.wheel.arm(self._crowd_timer, left_s)
+                self.update_watching()
+                return
             oldest.push_out()
-            return
-        self._crowded = True
-        self._runtime.wheel.arm(self._crowd_timer, left_s)
-        self.update_watching()
 
     def on_timeout(self, timer: Timer) -> None:
-        if self._crowded:
-            self._make_room()
+        if self._crowded and self.config.secured is not None:
+            self._make_room(self.config.secured.tls.max_handshakes)
 
     def on_secured(self, shaking: Shaking, sock: socket.socket, secure: TlsLoop) -> None:
         """The same connection goes on as another object: nothing is counted."""

@@ -21,7 +21,7 @@ from typing import Final
 
 from hotproxy.config import model
 from hotproxy.http.codec import RequestHead
-from hotproxy.net.tls_peer import san_matches
+from hotproxy.net.tls_peer import is_named
 from hotproxy.telemetry.tls_info import PeerCertificate, TlsInfo
 
 # RFC 1035 section 2.3.4: a name has at most 255 bytes. Longer ones only match "*": every label costs a look-up.
@@ -91,7 +91,7 @@ class Route:
     def _knows(self, peer: PeerCertificate | None) -> bool:
         if peer is None or (self.client_subject is not None and peer.subject != self.client_subject):
             return False
-        return not self.client_san or any(san_matches(name, san) for san in peer.sans for name in self.client_san)
+        return not self.client_san or is_named(peer, self.client_san)
 
     def misfit(self, path: bytes, head: RequestHead) -> Misfit | None:
         """What `accepts` and the look-up by path only answer with no: the first thing that does not fit."""

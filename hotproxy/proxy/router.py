@@ -188,7 +188,7 @@ class Router:
             self._attempt()
             self.flush()
         elif reason is TLS_FAILURE:
-            self._fail(replace(reason, details=f"{reason.details[:-1]}:{error.replace(' ', '_')}}}"))
+            self._fail(_with_tls_error(reason, error))
         else:
             self._fail(reason)
 
@@ -295,8 +295,12 @@ class Router:
             endpoint.active += 1
             self._stream.info.attempts += 1
             self._connect(cluster, endpoint)
+        elif self._stream.response_started:
+            self._fail(UPSTREAM_RESET_AFTER_START)
+        elif upstream.tls_error:
+            self._fail(_with_tls_error(UPSTREAM_TERMINATION, upstream.tls_error))
         else:
-            self._fail(UPSTREAM_RESET_AFTER_START if self._stream.response_started else UPSTREAM_TERMINATION)
+            self._fail(UPSTREAM_TERMINATION)
 
     def _may_send_again(self, upstream: UpstreamConnection) -> bool:
         if not upstream.reused or upstream.responded or self._retried or not self._held.whole:
@@ -404,3 +408,9 @@ class Router:
         self._held.drop()
         self._resume_body()
         self.tunnel = None  # it knows us: a cycle
+
+
+def _with_tls_error(reason: Reason, error: str) -> Reason:
+    """With words that have no spaces: access logs are split at them."""
+    opening = reason.details.removesuffix("}").removesuffix("|TLS_error")
+    return replace(reason, details=f"{opening}|TLS_error:{error.replace(' ', '_')}}}")

@@ -105,7 +105,7 @@ class Shaking:
             stats.fail_verify_no_cert.inc()
         elif how == LATE:
             stats.handshake_timeout.inc()
-        if how not in (LATE, GONE):
+        elif how != GONE:
             stats.connection_error.inc()
         self._tell(why)
         self._let_go().on_shaking_failed(self)
@@ -136,7 +136,9 @@ class Shaking:
         return owner
 
     def _tell(self, why: str) -> None:
-        self._failures.tell(f"listener '{self._name}': TLS with {self.peer or 'a local client'} failed: {why}")
+        announced = self.announced
+        client = announced.remote if announced is not None and announced.known else self.peer
+        self._failures.tell(f"listener '{self._name}': TLS with {client or 'a local client'} failed: {why}")
 
     # -- handoff: it is refused
 

@@ -20,10 +20,6 @@ class PeerCertificate:
     not_after: str  # ISO 8601, UTC
     pem: str
 
-    @property
-    def sans(self) -> tuple[str, ...]:
-        return (*self.uris, *self.dns_names, *self.emails, *self.addresses)
-
 
 @dataclass(frozen=True, slots=True)
 class TlsInfo:

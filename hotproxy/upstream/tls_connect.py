@@ -29,7 +29,7 @@ class UpstreamSide(HandshakeSide, Protocol):
 class ClusterSide(Protocol):
     """A cluster's side of TLS (`net.tls_client.ClientTls`)."""
 
-    def to(self, host: str) -> UpstreamSide: ...
+    def to(self, endpoint: str, host: str) -> UpstreamSide: ...
 
 
 class TlsRuntime(ConnectRuntime, Protocol):
@@ -88,7 +88,7 @@ class TlsConnect:
         self._endpoint = endpoint
         self._owner: ConnectOwner | None = owner
         self._runtime = runtime
-        self._side = tls.side.to(endpoint.address.host)
+        self._side = tls.side.to(endpoint.name, endpoint.address.host)
         self._stats = tls.stats
         self._deadline_s = runtime.wheel.clock.now_s() + timeout_s if timeout_s > 0.0 else 0.0
         self._attempt: Connecting | None = connector(endpoint, timeout_s, self, runtime, preface)
@@ -140,7 +140,6 @@ class TlsConnect:
         stats = self._stats
         if not self._side.permits(secure.info):
             stats.fail_verify_san.inc()
-            stats.connection_error.inc()
             secure.forget(sock.fileno())
             sock.close()
             self._let_go().on_connect_failed(TLS_FAILURE, _NOT_PERMITTED)
@@ -156,7 +155,7 @@ class TlsConnect:
             return
         if how == UNVERIFIED:
             self._stats.fail_verify_error.inc()
-        if how != GONE:
+        elif how != GONE:
             self._stats.connection_error.inc()
         self._let_go().on_connect_failed(TLS_FAILURE, why)
 

@@ -93,7 +93,7 @@ class UpstreamConnection:
     ) -> None:
         loop = runtime.loop if secure is None else secure
         self.connection = Connection(sock, self, loop, runtime.wheel, runtime.buffered)
-        self._secure = secure is not None
+        self._secure = secure
         self.codec = Http1ClientCodec()
         self.cluster = cluster
         self.endpoint = endpoint
@@ -141,6 +141,12 @@ class UpstreamConnection:
         """No byte of the current request has left: it may be sent elsewhere, whatever its method."""
         return self.connection.tx_bytes == self._sent_before
 
+    @property
+    def tls_error(self) -> str:
+        """What the endpoint did wrong, or says that we did, behind the handshake: with TLS 1.3 it looks at our
+        certificate when we are done. "" mostly."""
+        return "" if self._secure is None else self._secure.broken
+
     # -- receiving: we are the Connection's owner
 
     def on_data(self, data: bytes) -> None:
@@ -181,6 +187,8 @@ class UpstreamConnection:
 
     def on_lost(self, error: str) -> None:
         user = self.user
+        if self.tls_error and self.cluster.tls is not None:
+            self.cluster.tls.stats.connection_error.inc()
         self._gone()
         if user is not None:
             user.on_upstream_lost(error)
@@ -227,7 +235,9 @@ class UpstreamConnection:
 
     def close(self) -> None:
         """Close at once. Safe to call twice."""
-        if self._secure and self.user is None:  # between two requests: the endpoint may know that it is no cut
+        if (
+            self._secure is not None and self.user is None
+        ):  # between two requests: the endpoint may know that it is no cut
             self.connection.shutdown_write()
         self.connection.close()
         self._gone()

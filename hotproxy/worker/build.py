@@ -1,7 +1,7 @@
 """The composition root: from a config and a slab to the objects that serve. The only file that knows all classes.
 
-`declare_stats` and `check_buildable` run in the zygote, so that whatever can't be built fails the generation before it
-forks anything; `build` runs in each worker.
+`declare_stats`, `check_buildable` and `load_tls` run in the zygote, so that whatever can't be built fails the
+generation before it forks anything; `build` runs in each worker.
 """
 
 from __future__ import annotations
@@ -73,6 +73,15 @@ class Parts:
     certificates: Certificates
 
 
+@dataclass(slots=True)
+class TlsSides:
+    """By listener and by cluster. Loaded before a worker is forked, which inherits them: it starts although the files
+    are broken by then."""
+
+    listeners: dict[str, ServerTls]
+    clusters: dict[str, ClientTls]
+
+
 def declare_stats(config: model.Config) -> list[Stat]:
     """Every statistic that workers of this config write."""
     stats = [INTERNAL_ERRORS]
@@ -98,22 +107,30 @@ def check_buildable(config: model.Config) -> None:
     """Build what can be built without processes. Raises ValueError with a sentence for the user."""
     for listener in config.listeners:
         RouteTable(listener.virtual_hosts)
-        if listener.tls is not None:
-            try:
-                ServerTls(listener.name, listener.tls)
-            except CertificateError as error:
-                raise ValueError(f"listener '{listener.name}': {error}") from None
     for cluster in config.clusters:
-        if cluster.tls is not None:
-            try:
-                ClientTls(cluster.tls)
-            except CertificateError as error:
-                raise ValueError(f"cluster '{cluster.name}': {error}") from None
         for endpoint in cluster.endpoints:
             try:
                 Endpoint(endpoint.address, endpoint.weight)
             except ValueError as error:
                 raise ValueError(f"cluster '{cluster.name}': {error}") from None
+
+
+def load_tls(config: model.Config) -> TlsSides:
+    """Raises ValueError as `check_buildable`."""
+    sides = TlsSides({}, {})
+    name = ""
+    try:
+        for listener in config.listeners:
+            if listener.tls is not None:
+                name = f"listener '{listener.name}'"
+                sides.listeners[listener.name] = ServerTls(listener.name, listener.tls)
+        for cluster in config.clusters:
+            if cluster.tls is not None:
+                name = f"cluster '{cluster.name}'"
+                sides.clusters[cluster.name] = ClientTls(cluster.tls)
+    except CertificateError as error:
+        raise ValueError(f"{name}: {error}") from None
+    return sides
 
 
 def build(
@@ -125,18 +142,21 @@ def build(
     random_: random.Random,
     report: Callable[[str], None],
     complain: Callable[[str], None] | None = None,
+    tls: TlsSides | None = None,
     tickets: TicketKeys | None = None,
 ) -> Parts:
-    """Everything of one worker, not accepting yet. OSError when an access log can't be opened, CertificateError when a
-    certificate can't be used any more."""
+    """Everything of one worker, not accepting yet. OSError when an access log can't be opened. `tls`: of this very
+    config, if that has any."""
+    sides = tls or TlsSides({}, {})
     logs = LogSinks(report, clock)
     failures = FailureLog(report, clock)
-    sides = {each.name: ServerTls(each.name, each.tls, tickets) for each in config.listeners if each.tls is not None}
-    secured = {name: Secured(side, SslStats(slab, name), failures) for name, side in sides.items()}
+    if tickets is not None:
+        for serving in sides.listeners.values():
+            serving.share_sessions(tickets)
+    secured = {name: Secured(side, SslStats(slab, name), failures) for name, side in sides.listeners.items()}
     listeners = {each.name: _listener(each, slab, logs, secured.get(each.name)) for each in config.listeners}
-    asking = {each.name: ClientTls(each.tls) for each in config.clusters if each.tls is not None}
-    tls = {name: UpstreamTls(side, UpstreamSslStats(slab, name)) for name, side in asking.items()}
-    clusters = {each.name: _cluster(each, slab, random_, tls.get(each.name)) for each in config.clusters}
+    upstream = {name: UpstreamTls(side, UpstreamSslStats(slab, name)) for name, side in sides.clusters.items()}
+    clusters = {each.name: _cluster(each, slab, random_, upstream.get(each.name)) for each in config.clusters}
     snapshot = Snapshot(listeners, clusters, Pools())
     runtime = Runtime(poller, wheel, clock, random_, slab.buffered(), snapshot)
     admission = Admission(connection_limit(), wheel)
@@ -151,9 +171,10 @@ def build(
         )
         for listener in config.listeners
     }
-    named: list[tuple[str, Side]] = [(f"listener '{name}'", side) for name, side in sides.items()]
-    named += [(f"cluster '{name}'", side) for name, side in asking.items()]
-    certificates = Certificates(named, clock, report, complain or report, tickets, list(sides.values()))
+    named: list[tuple[str, Side]] = [(f"listener '{name}'", side) for name, side in sides.listeners.items()]
+    named += [(f"cluster '{name}'", side) for name, side in sides.clusters.items()]
+    certificates = Certificates(named, clock, report, complain or report, tickets, list(sides.listeners.values()))
+    certificates.catch_up()
     return Parts(runtime, accepting, admission, logs, certificates)
 
 

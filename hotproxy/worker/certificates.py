@@ -60,6 +60,12 @@ class Certificates:
         self._seen: dict[str, list[Identity | None]] = {}  # changed, and not yet for long enough
         self._next_s = clock.now_s() + LOOK_S
 
+    def catch_up(self) -> None:
+        """Whoever is forked later has inherited what the files held when the generation began."""
+        for name, side in self._sides:
+            if side.changed:
+                self._reload(name, side)
+
     def tick(self) -> None:
         now_s = self._clock.now_s()
         if now_s < self._next_s or not self._sides:
@@ -80,6 +86,9 @@ class Certificates:
             self._seen[name] = identities
             return
         del self._seen[name]
+        self._reload(name, side)
+
+    def _reload(self, name: str, side: Side) -> None:
         try:
             side.reload()
         except CertificateError as error:

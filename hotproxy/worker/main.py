@@ -22,7 +22,6 @@ from typing import Any, Final
 import uvloop
 
 from hotproxy.clock import TICK_S, SystemClock, TimerWheel
-from hotproxy.config.certificate import CertificateError
 from hotproxy.config.model import Config
 from hotproxy.net.connection import Connection
 from hotproxy.net.poller import Poller
@@ -33,7 +32,7 @@ from hotproxy.restarter.log import ERROR, INFO, WARNING, log, name_process
 from hotproxy.restarter.systemd import STORED
 from hotproxy.restarter.ticket_chain import TicketChain
 from hotproxy.shm.cells import Slab
-from hotproxy.worker.build import INTERNAL_ERRORS, Parts, build
+from hotproxy.worker.build import INTERNAL_ERRORS, Parts, TlsSides, build
 from hotproxy.worker.drain import Drain
 from hotproxy.worker.handoff import Handoff
 
@@ -66,7 +65,8 @@ class WorkerStart:
     channel: Channel
     slab: Slab
     drain_timeout_s: float
-    tickets: TicketChain | None = None  # of TLS sessions; None: they resume within this worker only
+    tickets: TicketChain | None = None  # of TLS sessions; None: they resume within this generation at most
+    tls: TlsSides | None = None
 
 
 def run(start: WorkerStart) -> int:
@@ -76,8 +76,8 @@ def run(start: WorkerStart) -> int:
     loop = uvloop.new_event_loop()
     try:
         worker = Worker(start, loop)
-    except (OSError, CertificateError) as error:  # an access log that can't be opened, a certificate that is gone
-        why = getattr(error, "strerror", None) or str(error)
+    except OSError as error:  # an access log that can't be opened
+        why = error.strerror or str(error)
         log(ERROR, f"cannot start: {why}")
         start.channel.send("FAILED", {"why": why})
         return EXIT_FAILED
@@ -124,7 +124,7 @@ class Worker:
         loop.set_exception_handler(self._on_loop_bug)
         self._parts: Parts = build(
             start.config, start.slab, self._poller, self._wheel, self._clock, random.Random(), _report, _complain,
-            self._ticket_keys(),
+            start.tls, self._ticket_keys(),
         )  # fmt: skip
         self._drain = Drain(
             self._parts, self._poller, self._clock, start.drain_timeout_s, start.config.orphan_timeout_s, STORED

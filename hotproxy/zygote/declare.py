@@ -35,7 +35,7 @@ from hotproxy.telemetry import line
 from hotproxy.telemetry.log_format import LogFormat
 from hotproxy.upstream import moving as upstream_moving
 from hotproxy.worker import main as worker_main
-from hotproxy.worker.build import check_buildable, declare_stats
+from hotproxy.worker.build import TlsSides, check_buildable, declare_stats, load_tls
 from hotproxy.zygote.program import Birth, HeldSocket, Orders
 
 # The control process listens on these; the config reserves the names.
@@ -52,9 +52,10 @@ class Refused(Exception):
 class HotproxyProgram:
     """A generation of hotproxy itself."""
 
-    def __init__(self, orders: Orders, config: Config, files: Files, fallback: str = "") -> None:
+    def __init__(self, orders: Orders, config: Config, files: Files, tls: TlsSides, fallback: str = "") -> None:
         """`files`: those that `config` was read from; `fallback`: why it is the last good one, and not the file's."""
         self._config = config
+        self._tls = tls
         self._orders = orders
         self._files = files
         self._shares_sessions = _shares_sessions(config)
@@ -88,7 +89,7 @@ class HotproxyProgram:
         sockets = [_listening(held) for held in birth.sockets]
         start = worker_main.WorkerStart(
             config, orders.epoch, birth.slot, sockets, birth.channel, birth.slab, config.drain_timeout_s,
-            birth.tickets if self._shares_sessions else None,
+            birth.tickets if self._shares_sessions else None, self._tls,
         )  # fmt: skip
         return worker_main.run(start)
 
@@ -128,7 +129,7 @@ def _load(orders: Orders, path: str, fallback: str = "") -> HotproxyProgram:
     files = Files(((orders.config, ""),)) if fallback else examined.files
     try:
         check_buildable(examined.config)
-        return HotproxyProgram(orders, examined.config, files, fallback)
+        return HotproxyProgram(orders, examined.config, files, load_tls(examined.config), fallback)
     except (ValueError, OSError) as error:
         raise Refused(f"{path}: {error}") from None
 
@@ -144,7 +145,7 @@ def _shares_sessions(config: Config) -> bool:
         return False
     why = tls_tickets.why_not()
     if why:
-        log(WARNING, f"TLS sessions resume within one worker only: {why}")
+        log(WARNING, f"TLS sessions resume within one generation at most: {why}")
     return not why
 
 

@@ -39,6 +39,7 @@ listeners:
       - match: {{prefix: /private}}
         direct_response: {{status: 403, body: "who are you?\\n"}}
       - {{match: {{prefix: /stranger}}, cluster: stranger}}
+      - {{match: {{prefix: /nobody}}, cluster: nobody}}
       - {{match: {{prefix: /plain}}, cluster: recording}}
       - {{match: {{prefix: /}}, cluster: secure}}
   # what the clusters below reach: TLS that this very proxy ends, before an nginx
@@ -62,6 +63,9 @@ clusters:
   - name: stranger
     endpoints: ["unix:{directory}/inner.sock"]
     tls: {{ca: {ca}, sni: stranger.example, certificate: {ours}}}
+  - name: nobody
+    endpoints: ["unix:{directory}/inner.sock"]
+    tls: {{ca: {ca}, sni: web.example}}
   - name: nginx
     endpoints: ["{nginx}"]
   - name: recording
@@ -160,6 +164,16 @@ def test_an_endpoint_that_is_somebody_else_is_a_503_with_its_reason(served: Serv
     assert "{connection_failure|TLS_error:the_peer's_certificate_is_not_accepted:_Hostname_mismatch" in line
     stats = served.proxy.stats()
     assert stats["cluster.stranger.ssl.fail_verify_error"] == stats["cluster.stranger.upstream_cx_connect_fail"] > 0
+
+
+def test_an_endpoint_that_wants_our_certificate_says_so_behind_the_handshake(served: Served) -> None:
+    """With TLS 1.3: we are connected by then, and the request is on its way."""
+    got = curl(served, "/nobody", "-w", "%{http_code}", "-o", "/dev/null")
+    assert got.stdout == b"503"
+    why = "the_peer_refused_(certificate_required):_it_wants_a_certificate,_and_got_none"
+    line = last_line(served, "/nobody")
+    assert line.endswith(f" 503 upstream_reset_before_response_started{{connection_termination|TLS_error:{why}}}")
+    assert served.proxy.stats()["cluster.nobody.ssl.connection_error"] == 1
 
 
 def test_plain_http_is_told_in_the_log(served: Served) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import datetime
 import functools
 import ipaddress
 import socket
 import ssl
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import trustme
 from cryptography import x509
@@ -47,7 +50,10 @@ class Files:
         common_name: str = "",
         organization: str = "",
         days: float = 365.0,
+        self_signed: bool = False,
+        san: bytes = b"",
     ) -> None:
+        """`san`: the DER of the alternative names, as nobody else would write it."""
         stem = stem or names[0].replace("*", "any")
         self.cert = directory / f"{stem}.pem"
         self.key = directory / f"{stem}.key"
@@ -60,17 +66,23 @@ class Files:
         ]
         issuer = authority(number)
         ca = x509.load_pem_x509_certificate(issuer.cert_pem.bytes())
+        ca_name = ca.subject
         ca_key = serialization.load_pem_private_key(issuer.private_key_pem.bytes(), None)
+        if self_signed:
+            ca_name, ca_key = x509.Name(subject), key
         now = datetime.datetime.now(datetime.UTC)
+        names_given: x509.ExtensionType = x509.SubjectAlternativeName([_san(name) for name in names])
+        if san:
+            names_given = x509.UnrecognizedExtension(x509.ExtensionOID.SUBJECT_ALTERNATIVE_NAME, san)
         made = (
             x509.CertificateBuilder()
             .subject_name(x509.Name(subject))
-            .issuer_name(ca.subject)
+            .issuer_name(ca_name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=400))
             .not_valid_after(now + datetime.timedelta(days=days))
-            .add_extension(x509.SubjectAlternativeName([_san(name) for name in names]), critical=not subject)
+            .add_extension(names_given, critical=not subject)
             .sign(ca_key, hashes.SHA256())  # type: ignore[arg-type]
         )
         self.sha256 = made.fingerprint(hashes.SHA256()).hex()
@@ -89,7 +101,12 @@ class Files:
 
 
 def _san(name: str) -> x509.GeneralName:
-    if "://" in name:
+    """By what it looks like; "dns:" in front where it looks like something else, "mailto:" for a mailbox."""
+    if name.startswith("mailto:"):
+        return x509.RFC822Name(name.removeprefix("mailto:"))
+    if name.startswith("dns:"):
+        return x509.DNSName(name.removeprefix("dns:"))
+    if "://" in name or name.startswith("urn:"):
         return x509.UniformResourceIdentifier(name)
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
@@ -289,3 +306,24 @@ class Bench:
         if self.connection is not None:
             self.connection.close()
         self.peer.sock.close()
+
+
+class Closing(Protocol):
+    def close(self) -> None: ...
+
+
+Kind = TypeVar("Kind", bound=Closing)
+
+
+@contextlib.contextmanager
+def benches(kind: Callable[..., Kind], files: Files) -> Iterator[Callable[..., Kind]]:
+    """Makes benches of this kind with these files, and closes all of them."""
+    made: list[Kind] = []
+
+    def make(**settings: object) -> Kind:
+        made.append(kind(files, **settings))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.close()

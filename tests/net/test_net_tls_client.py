@@ -25,7 +25,7 @@ def cluster(files: Files, **settings: object) -> ClientTls:
 
 
 def shake(side: ClientTls, context: ssl.SSLContext, host: str = "10.0.0.1") -> Bench:
-    bench = Bench(side.to(host), context)
+    bench = Bench(side.to(f"{host}:443", host), context)
     try:
         bench.shake()
     except ssl.SSLError:  # the alert of ours
@@ -66,6 +66,17 @@ def test_without_a_name_it_is_the_endpoints_address_and_none_is_asked_for(tmp_pa
     how, why = failure(shake(cluster(files), context, "10.0.0.2"))
     assert how == UNVERIFIED
     assert "10.0.0.2" in why
+
+
+def test_a_link_local_address_is_verified_without_its_link(tmp_path: Path) -> None:
+    files = Files(tmp_path, "fe80::1")
+    asked: list[str | None] = []
+    context = server(files)
+    context.sni_callback = lambda _, name, __: asked.append(name)  # type: ignore[assignment]
+    bench = shake(cluster(files), context, "fe80::1%eth0")
+    assert bench.secure is not None, bench.failed
+    assert asked == [None]
+    bench.close()
 
 
 def test_another_name_is_refused(tmp_path: Path) -> None:
@@ -151,6 +162,41 @@ def test_a_session_goes_on(tmp_path: Path, version: ssl.TLSVersion) -> None:
     bench.close()
 
 
+def test_each_endpoint_has_a_session_of_its_own(tmp_path: Path) -> None:
+    """All endpoints of a cluster may have one name, and two of them, asked in turn, would throw each other's away."""
+    files = Files(tmp_path, NAME)
+    side = cluster(files, sni=NAME)
+    contexts = {"10.0.0.1": server(files), "10.0.0.2": server(files)}  # neither can open the other's tickets
+    reused = []
+    for host in [*contexts, *contexts]:
+        bench = shake(side, contexts[host], host)
+        bench.send(bench.peer.sealed(b"with tickets"))
+        assert bench.secure is not None
+        reused.append(bench.secure.info.reused)
+        bench.close()
+    assert reused == [False, False, True, True]
+
+
+def test_a_handshake_that_began_before_a_reload_leaves_no_session(tmp_path: Path) -> None:
+    """Its session belongs to the context of before, and Python refuses it with the new one: no connection to this
+    endpoint could be made any more."""
+    files = Files(tmp_path, NAME)
+    side, context = cluster(files, sni=NAME), server(files)
+    bench = Bench(side.to("10.0.0.1:443", "10.0.0.1"), context)
+    bench.handshake.start(10.0)
+    bench.loop.run()
+    side.reload()
+    for _ in range(5):
+        bench.peer.step()
+        bench.send(bench.peer.said())
+    assert bench.secure is not None
+    bench.close()
+    bench = shake(side, context)
+    assert bench.secure is not None
+    assert not bench.secure.info.reused
+    bench.close()
+
+
 def test_our_own_certificate_is_shown_and_may_change(tmp_path: Path) -> None:
     files, ours = Files(tmp_path, NAME), Files(tmp_path, "us.example")
     context = server(files)
@@ -178,7 +224,7 @@ def test_our_own_certificate_is_shown_and_may_change(tmp_path: Path) -> None:
 
 def test_an_endpoint_that_is_not_tls_is_told_in_words(tmp_path: Path) -> None:
     files = Files(tmp_path, NAME)
-    bench = Bench(cluster(files, sni=NAME).to(""), server(files))
+    bench = Bench(cluster(files, sni=NAME).to("unix:/x", ""), server(files))
     bench.handshake.start(10.0)
     bench.loop.run()
     bench.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -189,7 +235,7 @@ def test_an_endpoint_that_is_not_tls_is_told_in_words(tmp_path: Path) -> None:
 def test_it_can_stand_still(tmp_path: Path, moment: str) -> None:
     """A request that waits for a connection may be asked to move, and stay after all."""
     files = Files(tmp_path, NAME)
-    bench = Bench(cluster(files, sni=NAME).to(""), server(files))
+    bench = Bench(cluster(files, sni=NAME).to("unix:/x", ""), server(files))
     bench.handshake.start(10.0)
     bench.loop.run()
     if moment == "answered":

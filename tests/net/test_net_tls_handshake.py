@@ -13,7 +13,7 @@ from hotproxy.config import model
 from hotproxy.net.tls_errors import hush_server_names
 from hotproxy.net.tls_handshake import BROKEN, GONE, LATE, NO_PEER_CERTIFICATE, TIMED_OUT, UNVERIFIED
 from hotproxy.net.tls_server import ServerTls
-from tests.kit.tls import NAME, Bench, Files, client_context
+from tests.kit.tls import NAME, Bench, Files, authority, client_context
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,17 @@ def test_the_certificate_by_name(folder: Path, asked: str | None, given: set[str
     ]
     bench = Bench(side(*certificates), context, asked).shake()
     assert names(bench) == given
+    bench.close()
+
+
+@pytest.mark.parametrize("asked", ["one.example", "two.example"])
+def test_our_own_uri_is_that_of_the_certificate_that_was_shown(folder: Path, asked: str) -> None:
+    certificates = [
+        Files(folder, name, f"spiffe://{name}/us", stem=f"uri-{name}") for name in ("one.example", "two.example")
+    ]
+    bench = Bench(side(*certificates), client_context(), asked).shake()
+    assert bench.secure is not None
+    assert bench.secure.info.local_uri == f"spiffe://{asked}/us"
     bench.close()
 
 
@@ -289,6 +300,23 @@ def test_a_certificate_may_be_optional(folder: Path) -> None:
     bench.close()
 
 
+def test_an_intermediate_ca_is_trusted_without_its_root(folder: Path) -> None:
+    server = Files(folder, NAME)
+    between = authority(1).create_child_ca()
+    between.cert_pem.write_to_path(folder / "between.pem")
+    context = client_context()
+    between.issue_cert("ann.example").configure_cert(context)
+    bench = Bench(side(server, client_ca=str(folder / "between.pem")), context).shake()
+    assert bench.secure is not None, bench.failed
+    assert bench.secure.info.peer is not None
+    bench.close()
+    stranger = Files(folder, "ann.example", stem="of-the-root", number=1)
+    bench = Bench(side(server, client_ca=str(folder / "between.pem")), client_context(files=stranger)).shake()
+    assert bench.failed is not None
+    assert bench.failed[0] == UNVERIFIED
+    bench.close()
+
+
 @pytest.mark.parametrize("required", [True, False])
 def test_a_certificate_of_another_authority_is_never_accepted(folder: Path, required: bool) -> None:
     server = Files(folder, NAME)
@@ -324,4 +352,37 @@ def test_names_of_clients_may_be_restricted(folder: Path, wanted: tuple[str, ...
     bench = Bench(restricted, client_context(files=ann)).shake()
     assert bench.secure is not None
     assert restricted.permits(bench.secure.info) is permitted
+    bench.close()
+
+
+def test_a_certificate_that_is_none_is_told_in_words(folder: Path) -> None:
+    """With TLS 1.2, where certificates are in plain text."""
+    server, ann = Files(folder, NAME), Files(folder, "ann.example", stem="broken")
+    context = client_context(files=ann)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    bench = Bench(side(server, client_ca=str(server.ca)), context)
+    bench.handshake.start(10.0)
+    bench.peer.step()
+    bench.send(bench.peer.said())
+    bench.peer.step()
+    flight, der = bench.peer.said(), ssl.PEM_cert_to_DER_cert(ann.cert.read_text())
+    assert der in flight
+    bench.send(flight.replace(der, b"\x31" + der[1:]))
+    assert bench.failed == (BROKEN, "the peer sent a certificate that is malformed")
+    bench.close()
+
+
+# GeneralNames with one that breaks its own rules: no ASCII where it must be, three bytes of an address, an
+# ediPartyName. OpenSSL only looks at those that it compares.
+@pytest.mark.parametrize(
+    "name", [b"\x82\x03\xff\xff\xff", b"\x81\x03\xff\xff\xff", b"\x86\x03\xff\xff\xff", b"\x87\x03\x01\x02\x03",
+             b"\xa5\x05\xa1\x03\x0c\x01x"]
+)  # fmt: skip
+def test_a_certificate_that_cannot_be_read_lets_nobody_in(folder: Path, name: bytes) -> None:
+    """Its handshake ended in an exception, and counted among those under way for ever: a thousand such clients, and
+    nobody came in any more."""
+    server = Files(folder, NAME)
+    ann = Files(folder, "unreadable", san=bytes((0x30, len(name))) + name)
+    bench = Bench(side(server, client_ca=str(server.ca)), client_context(files=ann)).shake()
+    assert bench.failed == (UNVERIFIED, "the peer's certificate is accepted, but what it says can't be read")
     bench.close()

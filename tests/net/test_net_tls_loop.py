@@ -151,6 +151,28 @@ def test_what_is_no_record_ends_the_connection(bench: Bench, junk: bytes) -> Non
     assert why.startswith("the peer sent"), why
 
 
+def test_what_came_before_a_broken_record_is_told(bench: Bench) -> None:
+    """An origin that answers early and then breaks off is heard, as one without TLS is that resets."""
+    good, bad = bench.peer.sealed(b"an answer"), bytearray(bench.peer.sealed(b"x"))
+    bad[-1] ^= 1
+    bench.send(good + bytes(bad) + bench.peer.sealed(b"nothing behind it"))
+    why = "the peer's record does not decrypt: damaged, forged or out of order"
+    assert bench.owner.heard == [b"an answer", ("lost", why)]
+
+
+def test_who_asks_for_key_updates_and_reads_none_fills_no_memory(files: Files) -> None:
+    bench = shaken(files)
+    bench.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    asked = 0
+    while bench.open.state != CLOSED:
+        bench.send(b"".join(bench.peer.update_key(True) for _ in range(100)))
+        asked += 100
+        assert asked < 20_000  # 27 bytes each
+    assert bench.owner.heard == [("lost", "the peer asked for more key updates than it has read")]
+    assert asked > 1_000
+    bench.close()
+
+
 @pytest.mark.parametrize("ask", [False, True])
 def test_key_updates_go_unnoticed(files: Files, ask: bool) -> None:
     bench = shaken(files)
@@ -159,6 +181,25 @@ def test_key_updates_go_unnoticed(files: Files, ask: bool) -> None:
     bench.open.write(b"answer")
     assert bench.owner.heard == [b"before behind"]
     assert bench.peer.read() == b"answer"
+    bench.close()
+
+
+def test_keys_are_updated_while_data_flows_both_ways(files: Files) -> None:
+    """Ours follows in the middle of what a slow reader has not taken: between two records, and never within one."""
+    bench = shaken(files)
+    bench.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    rng = random.Random(8)
+    said, heard = rng.randbytes(1_000_000), b""
+    asked = 0
+    bench.open.write(said)
+    while len(heard) < len(said):
+        bench.send(bench.peer.update_key(asked % 3 != 0) + bench.peer.sealed(b"%d " % asked), piece=7)
+        asked += 1
+        heard += bench.peer.read()
+    assert heard == said
+    told = b"".join(each for each in bench.owner.heard if isinstance(each, bytes))
+    assert told == b"".join(b"%d " % number for number in range(asked))
+    assert asked > 5
     bench.close()
 
 
@@ -224,6 +265,32 @@ def test_tickets_are_no_noise_and_data_is(files: Files) -> None:
     bench.close()
 
 
+def test_half_a_record_is_noise(bench: Bench) -> None:
+    """In the pool it would be the beginning of an answer that nobody has asked for, given to who asks next."""
+    connection = bench.open
+    sealed = bench.peer.sealed(b"HTTP/1.1 200 OK")
+    bench.send(sealed[:10])
+    assert not connection.is_quiet
+    bench.send(sealed[10:])
+    assert bench.owner.heard == [b"HTTP/1.1 200 OK"]
+
+
+@pytest.mark.parametrize("junk", [b"GET / HTTP/1.1", b""])
+def test_what_breaks_while_somebody_listens_for_noise_is_told_afterwards(bench: Bench, junk: bytes) -> None:
+    connection = bench.open
+    connection.read_disable()
+    if junk:
+        bench.peer.sock.sendall(junk)
+    else:
+        bench.peer.sock.shutdown(socket.SHUT_WR)
+    assert not connection.is_quiet
+    connection.read_enable()
+    bench.loop.run()
+    why = CUT if not junk else "the peer sent something that is not TLS"
+    ((kind, told),) = bench.owner.heard  # type: ignore[misc]
+    assert (kind, told) == ("lost", why)
+
+
 def test_it_does_not_move(bench: Bench) -> None:
     assert not bench.open.freeze()
     bench.send(bench.peer.sealed(b"goes on"))
@@ -264,6 +331,7 @@ class PaperRecords:
 
     def __init__(self) -> None:
         self.ended = False
+        self.broken = ""
         self.opened: list[bytes] = []
 
     def open(self, records: bytes) -> bytes:

@@ -58,6 +58,12 @@ def test_a_swapped_link_is_seen(tmp_path: Path) -> None:
     assert shown(server) != before
 
 
+def pipe_in_place_of(path: Path) -> None:
+    """Whoever opens it waits until somebody writes."""
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+
 @pytest.mark.parametrize(
     ("breaks", "why"),
     [
@@ -67,6 +73,11 @@ def test_a_swapped_link_is_seen(tmp_path: Path) -> None:
         (lambda files: files.key.chmod(0o644), "may be read by others"),
         (lambda files: files.cert.write_text(files.key.read_text()), "no certificate can be read"),
         (lambda files: Files(files.cert.parent, NAME, stem="x").key.rename(files.key), "is not the key of"),
+        (lambda files: Files(files.cert.parent, NAME, stem="x", rsa=True).key.rename(files.key), "is not the key of"),
+        (lambda files: pipe_in_place_of(files.cert), "is not a regular file"),
+        (lambda files: pipe_in_place_of(files.key), "is not a regular file"),
+        (lambda files: os.truncate(files.cert, 5 << 20), "is larger than 4 MiB"),
+        (lambda files: os.truncate(files.key, 5 << 20), "is larger than 4 MiB"),
     ],
 )
 def test_what_is_broken_changes_nothing(tmp_path: Path, breaks: object, why: str) -> None:
@@ -78,6 +89,33 @@ def test_what_is_broken_changes_nothing(tmp_path: Path, breaks: object, why: str
         server.reload()
     assert shown(server) == before
     assert not server.changed  # told once, until it changes again
+
+
+def test_a_certificate_and_its_key_may_come_one_after_the_other(tmp_path: Path) -> None:
+    files, new = Files(tmp_path, NAME), Files(tmp_path, NAME, stem="new")
+    server = side(files.cert, files.key)
+    before = shown(server)
+    new.cert.rename(files.cert)
+    with pytest.raises(CertificateError, match="is not the key of"):
+        server.reload()
+    assert shown(server) == before
+    new.key.rename(files.key)
+    assert server.changed
+    server.reload()
+    assert shown(server) != before
+
+
+def test_a_mode_that_was_mended_is_seen(tmp_path: Path) -> None:
+    """As the log has asked for: the file itself is the same as before."""
+    files = Files(tmp_path, NAME)
+    server = side(files.cert, files.key)
+    files.key.chmod(0o644)
+    with pytest.raises(CertificateError, match="may be read by others"):
+        server.reload()
+    assert not server.changed
+    files.key.chmod(0o600)
+    assert server.changed
+    server.reload()
 
 
 def test_a_broken_ca_changes_nothing(tmp_path: Path) -> None:
@@ -102,11 +140,3 @@ def test_handshakes_under_way_end_with_what_they_began_with(tmp_path: Path) -> N
         bench.send(bench.peer.said())
     assert bench.connection is not None
     bench.close()
-
-
-def test_when_the_first_one_ends(tmp_path: Path) -> None:
-    soon, late = Files(tmp_path, NAME, days=10), Files(tmp_path, "b.example", days=100)
-    pairs = tuple(model.CertificateFiles(str(each.cert), str(each.key)) for each in (late, soon))
-    ends_s = ServerTls("web", model.ListenerTls(pairs)).not_after_s
-    assert ends_s == side(soon.cert, soon.key).not_after_s
-    assert ends_s < side(late.cert, late.key).not_after_s

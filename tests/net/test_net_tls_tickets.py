@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hotproxy.config import model
+from hotproxy.net.tls_handshake import NO_PEER_CERTIFICATE, UNVERIFIED
 from hotproxy.net.tls_server import ServerTls
 from hotproxy.net.tls_tickets import TicketKeys, why_not
 from hotproxy.restarter.ticket_chain import PERIOD_S, TicketChain
@@ -21,14 +22,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return Files(tmp_path_factory.mktemp("tls"), NAME)
 
 
-def worker(files: Files, wire: list[object], name: str = "web", ca: Path | None = None) -> tuple[ServerTls, TicketKeys]:
+def worker(
+    files: Files, wire: list[object], name: str = "web", ca: Path | None = None, required: bool = False
+) -> tuple[ServerTls, TicketKeys]:
     keys = TicketKeys(TicketChain.from_wire(wire))
     config = model.ListenerTls(
         (model.CertificateFiles(str(files.cert), str(files.key)),),
         client_ca=str(ca) if ca is not None else None,
-        require_client_certificate=False,
+        require_client_certificate=required,
     )
-    return ServerTls(name, config, keys), keys
+    side = ServerTls(name, config)
+    side.share_sessions(keys)
+    return side, keys
 
 
 def session(side: ServerTls, context: ssl.SSLContext, before: object = None) -> tuple[object, bool]:
@@ -75,6 +80,55 @@ def test_tickets_belong_to_a_listener_and_to_whom_it_believes(files: Files, tmp_
     assert not session(worker(files, wire, ca=other.ca)[0], context, first)[1]
     assert not session(worker(files, wire)[0], context, first)[1]
     assert not session(worker(files, wire, name="api", ca=files.ca)[0], context, first)[1]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_who_came_without_a_certificate_while_he_might_does_not_come_back_when_one_is_required(
+    files: Files, version: ssl.TLSVersion
+) -> None:
+    """OpenSSL asks for no certificate when a session goes on: his ticket let him in without one."""
+    wire = TicketChain.new(NOW_S).to_wire()
+    context = client_context()
+    context.maximum_version = version
+    first, _ = session(worker(files, wire, ca=files.ca)[0], context)
+    bench = Bench(worker(files, wire, ca=files.ca, required=True)[0], context, session=first)
+    try:
+        bench.shake()
+    except ssl.SSLError:  # with TLS 1.2 the client hears it within the handshake
+        pass
+    assert bench.failed == (NO_PEER_CERTIFICATE, "the peer gave no certificate")
+    bench.close()
+
+
+def test_a_certificate_that_is_trusted_no_more_opens_nothing_though_it_is_no_ca(files: Files, tmp_path: Path) -> None:
+    """`client_ca` may list the clients' own certificates: each is trusted for itself."""
+    wire = TicketChain.new(NOW_S).to_wire()
+    ann = Files(tmp_path, "ann.example", common_name="ann", self_signed=True)
+    bob = Files(tmp_path, "bob.example", common_name="bob", self_signed=True)
+    both = tmp_path / "both.pem"
+    both.write_bytes(ann.cert.read_bytes() + bob.cert.read_bytes())
+    side, _ = worker(files, wire, ca=both, required=True)
+    context = client_context(files=bob)
+    first, _ = session(side, context)
+    assert session(side, context, first)[1]
+    both.write_bytes(ann.cert.read_bytes())
+    side.reload()
+    bench = Bench(side, context, session=first).shake()
+    assert bench.failed is not None
+    assert bench.failed[0] == UNVERIFIED
+    bench.close()
+
+
+def test_a_session_goes_on_as_the_client_that_it_began_with(files: Files, tmp_path: Path) -> None:
+    wire = TicketChain.new(NOW_S).to_wire()
+    context = client_context(files=Files(tmp_path, "ann.example"))
+    first, _ = session(worker(files, wire, ca=files.ca)[0], context)
+    bench = Bench(worker(files, wire, ca=files.ca)[0], context, session=first).shake()
+    assert bench.secure is not None
+    assert bench.secure.info.reused
+    assert bench.secure.info.peer is not None
+    assert bench.secure.info.peer.dns_names == ("ann.example",)
+    bench.close()
 
 
 def test_a_rotation_ends_sessions_and_begins_others_everywhere(files: Files) -> None:

@@ -18,14 +18,15 @@ from hotproxy.net.tls_server import ServerTls
 from hotproxy.proxy.listener import PATIENCE_S, Admission, Listener
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import Secured, Snapshot, TcpListener
+from hotproxy.proxy.trusted_proxies import TrustedProxies
 from hotproxy.shm.cells import Slab
 from hotproxy.telemetry.failure_log import FailureLog
-from hotproxy.telemetry.stats import ListenerStats, SslStats, TcpStats
+from hotproxy.telemetry.stats import ListenerStats, ProxyProtocolStats, SslStats, TcpStats
 from hotproxy.upstream.pool import Pools
 from tests.kit.clock import FakeClock, pass_time
 from tests.kit.connection import FakeGauge
 from tests.kit.loop import FakeLoop
-from tests.kit.tls import NAME, Files, Peer, client_context
+from tests.kit.tls import NAME, Files, Peer, benches, client_context
 
 
 class Terminal:
@@ -47,8 +48,9 @@ class Terminal:
 
 
 class Bench:
-    def __init__(self, files: Files, limit: int = 1000, **settings: object) -> None:
-        slab = Slab.private(ListenerStats.declare("web") + TcpStats.declare("web") + SslStats.declare("web"))
+    def __init__(self, files: Files, limit: int = 1000, trusted: bool = False, **settings: object) -> None:
+        stats = (ListenerStats, TcpStats, SslStats, ProxyProtocolStats)
+        slab = Slab.private([each for kind in stats for each in kind.declare("web")])
         self.clock = FakeClock()
         self.wheel = TimerWheel(self.clock)
         self.loop = FakeLoop()
@@ -57,7 +59,11 @@ class Bench:
         pair = model.CertificateFiles(str(files.cert), str(files.key))
         tls = ServerTls("web", model.ListenerTls((pair,), **settings))  # type: ignore[arg-type]
         secured = Secured(tls, self.ssl, FailureLog(self.log.append, self.clock))
-        config = TcpListener("web", "c", 0.0, 1, 0, TcpStats(slab, "web"), self.stats, None, secured=secured)
+        config = TcpListener(
+            "web", "c", 0.0, 1, 0, TcpStats(slab, "web"), self.stats, None, secured=secured,
+            proxy_protocol=TrustedProxies(["127.0.0.0/8"], required=True) if trusted else None,
+            proxy_stats=ProxyProtocolStats(slab, "web"),
+        )  # fmt: skip
         runtime = Runtime(self.loop, self.wheel, self.clock, random.Random(1), FakeGauge(), Snapshot({}, {}, Pools()))
         self.admission = Admission(limit, self.wheel)
         self.listener = Listener(config, 128, Terminal, self.admission, self.loop, runtime)  # type: ignore[arg-type]
@@ -117,15 +123,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture
 def make(files: Files) -> Iterator[Callable[..., Bench]]:
-    made: list[Bench] = []
-
-    def build(**settings: object) -> Bench:
-        made.append(Bench(files, **settings))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield build
-    for bench in made:
-        bench.close()
+    with benches(Bench, files) as make:
+        yield make
 
 
 def test_a_handshake_becomes_a_connection(make: Callable[..., Bench]) -> None:
@@ -153,6 +152,13 @@ def test_what_a_client_did_wrong_is_told_and_counted(make: Callable[..., Bench])
     assert bench.stats.downstream_cx_destroy.value == 2
 
 
+def test_a_client_that_a_proxy_has_announced_is_told_by_its_own_address(make: Callable[..., Bench]) -> None:
+    bench = make(trusted=True)
+    bench.connect().sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 443\r\nGET / HTTP/1.1\r\n\r\n")
+    bench.loop.run()
+    assert bench.log == ["listener 'web': TLS with 192.0.2.7:5000 failed: plain HTTP was sent to a TLS port"]
+
+
 def test_a_client_that_says_nothing_is_closed(make: Callable[..., Bench]) -> None:
     bench = make(handshake_timeout_s=5.0)
     client = bench.connect()
@@ -174,7 +180,6 @@ def test_clients_without_the_right_certificate(make: Callable[..., Bench], files
     assert len(bench.terminals) == 1
     assert bench.counts() == {
         "handshake": 1,
-        "connection_error": 2,
         "fail_verify_no_cert": 1,
         "fail_verify_error": 1,
         "fail_verify_san": 1,
@@ -217,6 +222,19 @@ def test_who_says_nothing_holds_nobody_up(make: Callable[..., Bench]) -> None:
     assert len(bench.terminals) == 1
     assert bench.counts() == {"handshake": 1, "handshake_timeout": 2}  # with the third one, they were two again
     assert bench.log[0].endswith("the handshake took too long, with max_handshakes under way")
+
+
+def test_those_whose_proxy_header_came_late_are_not_more_for_long(make: Callable[..., Bench]) -> None:
+    """They were accepted when there was room."""
+    bench = make(max_handshakes=2, trusted=True)
+    clients = [bench.connect() for _ in range(5)]
+    for client in clients:
+        client.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 443\r\n")
+    bench.loop.run()
+    assert len(bench.listener.connections) == 5
+    bench.pass_time(PATIENCE_S)
+    assert len(bench.listener.connections) == 1
+    assert bench.counts() == {"handshake_timeout": 4}
 
 
 def test_a_generation_that_leaves_closes_them_at_its_deadline(make: Callable[..., Bench]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import signal
 import socket
 import ssl
@@ -128,6 +129,30 @@ def test_new_files_are_used_without_a_restart(tmp_path: Path) -> None:
         eventually(lambda: proxy.log_text().count("stay in use") == 3, "all workers to say so")
         assert "no certificate can be read from" in proxy.log_text()
         assert serial() != before
+
+
+@pytest.mark.parametrize("how", ["recycled", "killed"])
+def test_a_worker_starts_though_the_files_are_broken(tmp_path: Path, how: str) -> None:
+    """It could not, and with each worker that crashed or was recycled there was one less, until nobody was left."""
+    files = Files(tmp_path, "localhost")
+    with instance(tmp_path, web(tmp_path, files).replace("workers: 3", "workers: 1")) as proxy:
+        client = Client(proxy.port("web"), ssl.TLSVersion.TLSv1_3)
+        assert not client.visit()
+        files.key.write_text("nonsense")
+        eventually(lambda: "stay in use" in proxy.log_text(), "the worker to say so")
+        (slot,) = proxy.status()["generations"][0]["slots"]
+        if how == "recycled":
+            assert proxy.command("worker", "recycle", "0").returncode == 0
+        else:
+            os.kill(slot["pid"], signal.SIGKILL)
+
+        def another() -> bool:
+            (now,) = proxy.status()["generations"][0]["slots"]
+            return bool(now["pid"] != slot["pid"] and now["state"] == slot["state"])
+
+        eventually(another, "another worker")
+        assert client.visit()  # and by its session
+        assert proxy.log_text().count("no key can be read from") == 2  # each of them says so once
 
 
 # -- configs/tls.yaml

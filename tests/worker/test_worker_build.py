@@ -14,10 +14,13 @@ from hotproxy.clock import SystemClock, TimerWheel
 from hotproxy.config.address import Address
 from hotproxy.config.model import (
     AccessLog,
+    CertificateFiles,
     Cluster,
+    ClusterTls,
     Config,
     EndpointConfig,
     Listener,
+    ListenerTls,
     ProxyProtocol,
     Route,
     SniRoute,
@@ -29,7 +32,8 @@ from hotproxy.net.poller import Poller
 from hotproxy.proxy.snapshot import HttpListener, TcpListener
 from hotproxy.shm.cells import Slab
 from hotproxy.upstream.load_balancer import LeastRequest, RoundRobin
-from hotproxy.worker.build import build, check_buildable, connection_limit, declare_stats
+from hotproxy.worker.build import build, check_buildable, connection_limit, declare_stats, load_tls
+from tests.kit.tls import Files
 
 ANY = (Address.parse("127.0.0.1:0"),)
 WEB = Listener("web", ANY, virtual_hosts=(VirtualHost("all", ("*",), (Route(prefix="/", cluster="api"),)),))
@@ -128,6 +132,22 @@ def test_what_the_zygote_refuses():
     named = Cluster("api", (EndpointConfig(Address.parse("example.org:80")),))
     with pytest.raises(ValueError, match=r"cluster 'api': the endpoint example\.org:80 is no IP address"):
         check_buildable(replace(CONFIG, clusters=(named,)))
+
+
+def test_certificates_that_the_zygote_refuses(tmp_path):
+    files = Files(tmp_path, "web.example")
+    pair = CertificateFiles(str(files.cert), str(files.key))
+    web, api = replace(WEB, tls=ListenerTls((pair,))), replace(CONFIG.clusters[0], tls=ClusterTls(certificate=pair))
+    for config, named in (
+        (replace(CONFIG, listeners=(web,)), f"listener '{web.name}'"),
+        (replace(CONFIG, clusters=(api,)), f"cluster '{api.name}'"),
+    ):
+        load_tls(config)
+        key = files.key.read_text()
+        files.key.write_text("nonsense")
+        with pytest.raises(ValueError, match=f"{named}: no key can be read from"):
+            load_tls(config)
+        files.key.write_text(key)
 
 
 def test_connections_take_at_most_45_percent_of_the_descriptors():

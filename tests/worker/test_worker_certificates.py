@@ -114,3 +114,17 @@ def test_ticket_keys_are_turned() -> None:
     bench.keys.turns = True
     bench.look()
     assert (bench.web.uses, bench.api.uses) == (1, 0)
+
+
+def test_who_is_forked_late_catches_up_at_once() -> None:
+    bench = Bench()
+    bench.web.now = 2
+    bench.certificates.catch_up()
+    assert (bench.web.loads, bench.api.loads) == (1, 0)
+    bench.web.now, bench.web.broken = 3, True
+    bench.certificates.catch_up()
+    assert bench.complained == [
+        "listener 'web': 'a.key' is not the key of 'a.pem'; the certificates of before stay in use"
+    ]
+    bench.look(3)
+    assert len(bench.complained) == 1
