@@ -160,6 +160,26 @@ class ProxyProtocol:
     required: bool = True
 
 
+# Envoy's words for what becomes of x-forwarded-client-cert.
+SANITIZE: Final = "sanitize"
+SANITIZE_SET: Final = "sanitize_set"
+APPEND_FORWARD: Final = "append_forward"
+FORWARD_ONLY: Final = "forward_only"
+ALWAYS_FORWARD_ONLY: Final = "always_forward_only"
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardedCertificate:
+    """What endpoints learn of a client's certificate: the mode, and the parts besides By and Hash."""
+
+    details: str = SANITIZE_SET
+    subject: bool = True
+    uri: bool = True
+    dns: bool = True
+    cert: bool = False
+    chain: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class CertificateFiles:
     """Paths of a certificate with its chain, and of its key."""
@@ -219,6 +239,7 @@ class Listener:
     socket_options: SocketOptions = SocketOptions()
     xff_num_trusted_hops: int = 0  # proxies in front of us that append to x-forwarded-for
     tls: ListenerTls | None = None
+    forwarded_certificate: ForwardedCertificate = ForwardedCertificate()
 
 
 @dataclass(frozen=True, slots=True)

@@ -310,8 +310,9 @@ class Connection:
     def finish(self, done: Callable[[], None] | None = None, proper: bool = True) -> None:
         """Close gracefully: send what is pending, then linger. The owner hears nothing more, but for `done`.
 
-        Not `proper`: it is not all that there should be. It arrives, and then a reset. `done` is called once, when the descriptor is closed (at once, if it is already): until then this worker must
-        not exit, for the kernel would reset a socket that has unread bytes.
+        Not `proper`: it is not all that there should be; it arrives, and then a reset. `done` is called once, when the
+        descriptor is closed (at once, if it is already): until then this worker must not exit, for the kernel would
+        reset a socket that has unread bytes.
         """
         if self.state == BROKEN:
             self.close()
@@ -394,7 +395,7 @@ class Connection:
             done()
 
     def reset(self) -> None:
-        """Close at once, and let the peer see that it was no proper end. A unix socket knows no reset, and just ends."""
+        """Close at once, and let the peer see that it was no proper end. A unix socket knows no reset: it ends."""
         if self.state == CLOSED:
             return
         try:

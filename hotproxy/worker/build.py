@@ -211,6 +211,7 @@ def _listener(
         proxy_stats=proxy_stats,
         xff_num_trusted_hops=config.xff_num_trusted_hops,
         secured=secured,
+        certificate=config.forwarded_certificate,
     )
 
 

@@ -139,6 +139,9 @@ def configs(draw: st.DrawFn) -> model.Config:
                 draw(durations),
                 **limits,
                 xff_num_trusted_hops=draw(st.integers(0, 100)),
+                forwarded_certificate=model.ForwardedCertificate(
+                    draw(st.sampled_from([model.SANITIZE, model.SANITIZE_SET, model.ALWAYS_FORWARD_ONLY]))
+                ),
             )
         )
     tcp_addresses = st.builds(lambda port: Address(TCP, host="127.0.0.1", port=port), ports)
