@@ -261,7 +261,13 @@ def _redirect(redirect: model.Redirect, show: Shown) -> dict[str, Any]:
 
 
 def _cluster(cluster: model.Cluster, show: Shown) -> dict[str, Any]:
-    announces = {"proxy_protocol": f"v{cluster.proxy_protocol}"} if cluster.proxy_protocol else {}
+    announces: dict[str, Any] = {}
+    if cluster.pass_through_tlvs:
+        every = cluster.pass_through_tlvs == model.ALL_TLVS
+        tlvs = "all" if every else [f"{kind:#04x}" for kind in cluster.pass_through_tlvs]
+        announces = {"proxy_protocol": {"version": f"v{cluster.proxy_protocol}", "pass_through_tlvs": tlvs}}
+    elif cluster.proxy_protocol:
+        announces = {"proxy_protocol": f"v{cluster.proxy_protocol}"}
     return {
         "name": cluster.name,
         "type": cluster.type,

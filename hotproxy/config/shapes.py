@@ -114,9 +114,13 @@ CLUSTER: Final = Shape(
     ),
     frozenset({"http2", "health_check", "outlier_detection", "circuit_breakers", "slow_start"}),
 )  # fmt: skip
+PROXY_HEADER: Final = Shape(
+    "a cluster's proxy_protocol section", ("version", "pass_through_tlvs"), example="{version: v2}"
+)
 ENDPOINT: Final = Shape("an endpoint", ("address", "weight"), frozenset({"priority", "zone", "metadata"}))
 
 ALL: Final = (
     CONFIG, INCLUDED, ADMIN, LISTENER, CERTIFICATE_PARTS, PROXY_PROTOCOL, ACCESS_LOG, LISTENER_TLS, CLUSTER_TLS,
-    CERTIFICATE, TCP, TCP_KEEPALIVE, SNI_ROUTE, SOCKET_FILE, VIRTUAL_HOST, ROUTE, MATCH, REDIRECT, DIRECT_RESPONSE, CLUSTER, ENDPOINT,
+    CERTIFICATE, TCP, TCP_KEEPALIVE, SNI_ROUTE, SOCKET_FILE, VIRTUAL_HOST, ROUTE, MATCH, REDIRECT, DIRECT_RESPONSE,
+    CLUSTER, PROXY_HEADER, ENDPOINT,
 )  # fmt: skip

@@ -29,7 +29,7 @@ from hotproxy.errors import (
 )
 from hotproxy.net.client_hello import PENDING, TOO_LARGE, ClientHelloReader
 from hotproxy.net.connection import Connection
-from hotproxy.net.proxy_protocol import Announced, encode
+from hotproxy.net.proxy_protocol import Announced
 from hotproxy.net.tls_loop import TlsLoop
 from hotproxy.proxy import tcp_moving
 from hotproxy.proxy.byte_meter import ByteMeter, bytes_moved
@@ -205,8 +205,8 @@ class TcpProxy:
         self.info.attempts += 1
         self._use(endpoint, cluster)
         cluster.stats.upstream_cx_total.inc()
-        version, info = cluster.proxy_protocol, self.info
-        preface = encode(version, info.downstream_remote, info.downstream_local) if version else b""
+        info = self.info
+        preface = cluster.preface(info.downstream_remote, info.downstream_local, info.tlvs)
         self._attempt = self._runtime.snapshot.pools.attempt(cluster, endpoint, self, self._runtime, preface)
         self._attempt.start()
 

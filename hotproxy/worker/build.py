@@ -243,4 +243,5 @@ def _cluster(config: model.Cluster, slab: Slab, random_: random.Random, tls: Ups
         stats=ClusterStats(slab, config.name),
         proxy_protocol=config.proxy_protocol,
         tls=tls,
+        pass_through_tlvs=frozenset(config.pass_through_tlvs),
     )
