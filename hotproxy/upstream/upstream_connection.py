@@ -265,6 +265,11 @@ class UpstreamConnection:
         self._wheel.resume(self._idle, self)
         self.connection.thaw()
 
+    def expire_within(self, limit_s: float) -> None:
+        """Of one that is idle, and not thawed yet: its idle timeout is so long at most."""
+        deadline_s = self._wheel.clock.now_s() + limit_s
+        self._idle.deadline_s = min(self._idle.deadline_s or deadline_s, deadline_s)
+
     def leave(self) -> None:
         """Close our copy of the descriptor: it lives on in another process, and has not ended."""
         self._closed = True
