@@ -120,8 +120,8 @@ def test_the_idle_timeout_goes_on(make: Callable[[], World]) -> None:
 
 
 def test_one_clients_own_does_not_wait_for_ever_for_a_client_that_is_elsewhere(make: Callable[[], World]) -> None:
-    """It goes to another worker than its client: nobody there closes it when the client leaves, nor may anybody else have
-    it. Without an idle timeout it stayed until the endpoint closed it, one more for every restart."""
+    """It goes to another worker than its client: nobody there closes it when the client leaves, nor may anybody else
+    have it. Without an idle timeout it stayed until the endpoint closed it, one more for every restart."""
     old, new = make(), make()
     for world in (old, new):
         world.cluster = dataclasses.replace(world.cluster, idle_timeout_s=0.0, proxy_protocol=1)
