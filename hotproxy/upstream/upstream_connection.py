@@ -229,7 +229,10 @@ class UpstreamConnection:
         """Close at once. Safe to call twice."""
         if self._secure and self.user is None:  # between two requests: the endpoint may know that it is no cut
             self.connection.shutdown_write()
-        self.connection.close()
+        if self.raw and not self.connection.write_closed:  # a tunnel that is cut: bytes that only their end delimits
+            self.connection.reset()
+        else:
+            self.connection.close()
         self._gone()
 
     def _gone(self) -> None:
