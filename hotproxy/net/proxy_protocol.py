@@ -12,6 +12,7 @@ from __future__ import annotations
 import socket
 from typing import Final
 
+from hotproxy.net.unix_text import unix_text
 from hotproxy.telemetry import proxy_tlvs
 
 V1: Final = 1
@@ -173,7 +174,7 @@ def _text(family: int, packed: bytes, port: int) -> str:
 def _path(padded: bytes) -> str:
     """Of a unix socket; "" for one without a name, or with one that no log can show."""
     text = padded.partition(b"\x00")[0].decode("utf-8", "replace")
-    return text if text.isprintable() else ""
+    return unix_text(text) if text.isprintable() else ""
 
 
 def _check_tlvs(header: bytes, start: int) -> str:

@@ -117,7 +117,7 @@ def was_offered(chosen: bytes, offered: bytes) -> bool:
 def client_host(peer: str) -> bytes:
     """The address without its port and brackets, for x-forwarded-for; b"" for a unix socket."""
     host, colon, port = peer.rpartition(":")
-    if not colon or not port.isdigit() or host.startswith(("/", "@")):
+    if not colon or not port.isdigit() or host.startswith(("/", "@", "./")):
         return b""
     return host.strip("[]").encode()
 

@@ -62,7 +62,7 @@ HEADERS = [
     (v2(PROXY, TCP4, V4), "192.0.2.1:56324", "192.0.2.2:443", b""),
     (v2(PROXY, TCP6, V6), "[2001:db8::1]:1", "[::1]:65535", b""),
     (v2(PROXY, UNIX, path(b"/run/a.sock") + path(b"")), "/run/a.sock", "", b""),
-    (v2(PROXY, UNIX, path(b"/run/\n") + path(b"\xff" * 108)), "", "�" * 108, b""),
+    (v2(PROXY, UNIX, path(b"/run/\n") + path(b"\xff" * 108)), "", "./" + "�" * 108, b""),
     (v2(LOCAL, NOTHING, b""), None, None, b""),
     (v2(LOCAL, TCP4, V4 + SSL), None, None, b""),
     (v2(LOCAL, UNIX, b"whatever"), None, None, b""),
