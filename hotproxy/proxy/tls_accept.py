@@ -136,7 +136,9 @@ class Shaking:
         return owner
 
     def _tell(self, why: str) -> None:
-        self._failures.tell(f"listener '{self._name}': TLS with {self.peer or 'a local client'} failed: {why}")
+        announced = self.announced
+        client = announced.remote if announced is not None and announced.known else self.peer
+        self._failures.tell(f"listener '{self._name}': TLS with {client or 'a local client'} failed: {why}")
 
     # -- handoff: it is refused
 
