@@ -389,8 +389,7 @@ class Connection:
         if self.state == CLOSED:
             return
         done = self._done
-        self.detach()
-        self.sock.close()
+        self.leave()
         if done is not None:
             done()
 

@@ -14,15 +14,12 @@ import socket
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from hotproxy.config.model import DEFAULT_UPSTREAM_IDLE_TIMEOUT_S
 from hotproxy.saved import saved_text, saved_version
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.upstream_connection import Keeper, PoolRuntime, UpstreamConnection, read_upstream
 
 KIND: Final = "http1_idle"
 DUMP_VERSION: Final = 2
-# One client's own, whose client may have moved to another worker: nobody here closes it when that one leaves.
-ALONE_S: Final = DEFAULT_UPSTREAM_IDLE_TIMEOUT_S
 _KEYS: Final = frozenset(("kind", "version", "cluster", "upstream"))
 # The upstream connection has a version of its own; that of this record says which one an older reader would find.
 _SHAPES: Final = {1: _KEYS, DUMP_VERSION: _KEYS}
@@ -78,8 +75,6 @@ class IdleUpstream:
 
     def start(self) -> None:
         """As `thaw`, for one that was loaded."""
-        if self._upstream.preface:
-            self._upstream.expire_within(ALONE_S)
         self._upstream.endpoint.options.apply_again(self._upstream.connection.sock)
         self.thaw()
 

@@ -10,7 +10,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from hotproxy.upstream.moving import ALONE_S, IdleUpstream
+from hotproxy.upstream.moving import IdleUpstream
+from hotproxy.upstream.upstream_connection import PARTED_S
 from tests.kit.clock import pass_time
 from tests.kit.fake_sockets import EOF, RESET, FakeSocket
 from tests.upstream.pool_world import ANSWER, World
@@ -136,7 +137,7 @@ def test_one_clients_own_does_not_wait_for_ever_for_a_client_that_is_elsewhere(m
     idle.release()
     assert new.take() is None
     new.pools.leave("192.0.2.9:5", "192.0.2.2:6", b"")
-    pass_time(new.clock, new.wheel, ALONE_S - 1)
+    pass_time(new.clock, new.wheel, PARTED_S - 1)
     assert new.pools.idle_count == 1
     pass_time(new.clock, new.wheel, 2)
     assert new.pools.idle_count == 0
