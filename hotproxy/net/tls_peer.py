@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
-from typing import Final
-
 from hotproxy.telemetry.tls_info import PeerCertificate
 
-_DER: Final = 2  # _ssl.ENCODING_DER
 
-
-def chain_pem(handshaken: ssl.SSLObject) -> str:
-    """All that a client has sent, its own first; "" where that is its own alone, or where a session went on."""
-    # Public in Python 3.13, there with DER; before, in the object behind it.
-    if hasattr(handshaken, "get_unverified_chain"):
-        ders = handshaken.get_unverified_chain()
-    else:
-        found = handshaken._sslobj.get_unverified_chain()  # type: ignore[attr-defined]
-        ders = [certificate.public_bytes(_DER) for certificate in found or ()]
-    return "".join(map(ssl.DER_cert_to_PEM_cert, ders)) if len(ders) > 1 else ""
-
-
-def peer_certificate(der: bytes, chain: str = "") -> PeerCertificate:
+def peer_certificate(der: bytes) -> PeerCertificate:
     """Of a certificate that OpenSSL has verified. ValueError: `cryptography` can't read what OpenSSL could."""
     from cryptography import x509
     from cryptography.hazmat.primitives.hashes import SHA256
@@ -43,7 +27,6 @@ def peer_certificate(der: bytes, chain: str = "") -> PeerCertificate:
         addresses=tuple(str(address) for address in san.get_values_for_type(x509.IPAddress)),
         not_after=found.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
         pem=found.public_bytes(Encoding.PEM).decode(),
-        chain=chain,
     )
 
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from hotproxy.config import model
 from hotproxy.config.certificate import Certificate, load_ca, load_pair, read_certificate
+from hotproxy.net.tls_chain import with_chain
 from hotproxy.net.tls_files import FromFiles
-from hotproxy.net.tls_peer import chain_pem, peer_certificate, san_matches
+from hotproxy.net.tls_peer import peer_certificate, san_matches
 from hotproxy.net.tls_settings import new_context
 from hotproxy.net.tls_tickets import TicketKeys
 from hotproxy.telemetry.tls_info import TlsInfo
@@ -129,7 +130,7 @@ class ServerTls(FromFiles):
             server_name=getattr(done, "asked", ""),
             alpn=done.selected_alpn_protocol() or "",
             reused=bool(done.session_reused),
-            peer=peer_certificate(der, chain_pem(done)) if der else None,
+            peer=with_chain(peer_certificate(der), done) if der else None,
             local_uri=next((uri for certificate in self._loaded.certificates for uri in certificate.uris), ""),
         )
 

@@ -25,8 +25,8 @@ from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.connect import ConnectRuntime
 from hotproxy.upstream.endpoint import Endpoint
 
-# Where there is no idle timeout: a client's own may have been parted from it by a restart, or by a config that introduces
-# it otherwise, and then nobody closes it when the client leaves.
+# Where there is no idle timeout: a client's own may have been parted from it by a restart, or by a config that
+# introduces it otherwise, and then nobody closes it when the client leaves.
 PARTED_S: Final = DEFAULT_UPSTREAM_IDLE_TIMEOUT_S
 
 DUMP_VERSION: Final = 2
