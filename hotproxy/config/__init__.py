@@ -8,7 +8,7 @@ yaml_nodes  text -> nodes with places (YAML 1.2 core schema); yaml_mistakes expl
 scalars     one scalar's text -> duration, number, name, domain ...
 shapes      which fields exist, in which section
 fields      reading the fields of one section; collector gathers the problems
-clusters, listeners, routes, tls   nodes -> model; certificate looks into the files that they name
+clusters, listeners, routes, tcp, tls, proxy_header   nodes -> model; certificate looks into the files that they name
 references  what no section can see alone: duplicate names, clashing addresses, dangling clusters
 load        all of it in order, over all included files
 on_disk     whether the files are still those that were read; last_good: what served, kept for a broken file

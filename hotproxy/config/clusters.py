@@ -10,6 +10,7 @@ from hotproxy.config import model, scalars, shapes
 from hotproxy.config.address import UNIX, Address, AddressError
 from hotproxy.config.fields import NOT_YET, Fields, Reader
 from hotproxy.config.names import Named
+from hotproxy.config.proxy_header import read_proxy_header
 from hotproxy.config.socket_options import read_socket_options
 from hotproxy.config.tls import read_cluster_tls
 from hotproxy.config.yaml_nodes import Mapping, Node, absolute
@@ -41,7 +42,7 @@ def read_cluster(reader: Reader, node: Node, where: str) -> model.Cluster | None
     lb_policy = fields.choice("lb_policy", _POLICIES, model.ROUND_ROBIN, _LATER_POLICIES)
     connect_timeout_s = fields.duration("connect_timeout", model.DEFAULT_CONNECT_TIMEOUT_S)
     idle_timeout_s = fields.duration("idle_timeout", model.DEFAULT_UPSTREAM_IDLE_TIMEOUT_S)
-    proxy_protocol = {"v1": 1, "v2": 2}.get(fields.choice("proxy_protocol", ("v1", "v2"), ""), 0)
+    proxy_protocol, tlvs = read_proxy_header(fields)
     options = read_socket_options(fields, listens=False)
     tls = read_cluster_tls(fields)
     _need_name(fields, tls, endpoints.values())
@@ -56,6 +57,7 @@ def read_cluster(reader: Reader, node: Node, where: str) -> model.Cluster | None
         proxy_protocol=proxy_protocol,
         socket_options=options,
         tls=tls,
+        pass_through_tlvs=tlvs,
     )
 
 

@@ -93,6 +93,7 @@ def _listener(listener: model.Listener, show: Shown) -> dict[str, Any]:
         tree["request_headers_timeout"] = duration_text(listener.request_headers_timeout_s)
         tree["keepalive_timeout"] = duration_text(listener.keepalive_timeout_s)
         tree["xff_num_trusted_hops"] = listener.xff_num_trusted_hops
+        tree |= _forwarded_certificate(listener)
     tree["max_connections"] = listener.max_connections
     tree["backlog"] = listener.backlog
     if listener.proxy_protocol is not None:
@@ -108,6 +109,19 @@ def _listener(listener: model.Listener, show: Shown) -> dict[str, Any]:
     if listener.tcp is None:
         names = Counter(host.name for host in listener.virtual_hosts)
         tree["virtual_hosts"] = [_virtual_host(host, names[host.name] > 1, show) for host in listener.virtual_hosts]
+    return tree
+
+
+def _forwarded_certificate(listener: model.Listener) -> dict[str, Any]:
+    """Without `client_ca` there is nothing to choose, but whether to believe everybody."""
+    rule = listener.forwarded_certificate
+    tree: dict[str, Any] = {}
+    knows_clients = listener.tls is not None and listener.tls.client_ca is not None
+    if knows_clients or rule.details != model.SANITIZE_SET:
+        tree["forward_client_cert_details"] = rule.details
+    if knows_clients and rule.details in (model.SANITIZE_SET, model.APPEND_FORWARD):
+        parts = {"subject": rule.subject, "uri": rule.uri, "dns": rule.dns, "cert": rule.cert, "chain": rule.chain}
+        tree["set_current_client_cert_details"] = parts
     return tree
 
 
@@ -247,7 +261,13 @@ def _redirect(redirect: model.Redirect, show: Shown) -> dict[str, Any]:
 
 
 def _cluster(cluster: model.Cluster, show: Shown) -> dict[str, Any]:
-    announces = {"proxy_protocol": f"v{cluster.proxy_protocol}"} if cluster.proxy_protocol else {}
+    announces: dict[str, Any] = {}
+    if cluster.pass_through_tlvs:
+        every = cluster.pass_through_tlvs == model.ALL_TLVS
+        tlvs = "all" if every else [f"{kind:#04x}" for kind in cluster.pass_through_tlvs]
+        announces = {"proxy_protocol": {"version": f"v{cluster.proxy_protocol}", "pass_through_tlvs": tlvs}}
+    elif cluster.proxy_protocol:
+        announces = {"proxy_protocol": f"v{cluster.proxy_protocol}"}
     return {
         "name": cluster.name,
         "type": cluster.type,

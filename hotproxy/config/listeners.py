@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import grp
 import os
 import pwd
@@ -23,7 +24,13 @@ _RESERVED_NAMES: Final = ("admin", "admin.unix")
 # Of one worker. Far above what any RLIMIT_NOFILE allows.
 _MAX_CONNECTIONS: Final = 10_000_000
 _MAX_BACKLOG: Final = 65535
-_HTTP_ONLY: Final = ("request_headers_timeout", "keepalive_timeout", "timeout", "idle_timeout", "xff_num_trusted_hops")
+_HTTP_ONLY: Final = (
+    "request_headers_timeout", "keepalive_timeout", "timeout", "idle_timeout", "xff_num_trusted_hops",
+    "forward_client_cert_details", "set_current_client_cert_details",
+)  # fmt: skip
+_CERTIFICATE_DETAILS: Final = (
+    model.SANITIZE, model.SANITIZE_SET, model.APPEND_FORWARD, model.FORWARD_ONLY, model.ALWAYS_FORWARD_ONLY,
+)  # fmt: skip
 # More than there are proxies in any row.
 _MAX_HOPS: Final = 100
 
@@ -62,6 +69,9 @@ def read_listener(reader: Reader, node: Node, where: str) -> model.Listener | No
     filters_timeout_s = fields.duration("listener_filters_timeout", model.DEFAULT_LISTENER_FILTERS_TIMEOUT_S)
     options = read_socket_options(fields, listens=True)
     tls = read_listener_tls(fields, http=kind != "tcp")
+    certificate = model.ForwardedCertificate()
+    if kind != "tcp":
+        certificate = _forwarded_certificate(fields, knows_clients=tls is not None and tls.client_ca is not None)
     if name is None:
         return None
     return model.Listener(
@@ -79,6 +89,34 @@ def read_listener(reader: Reader, node: Node, where: str) -> model.Listener | No
         socket_options=options,
         xff_num_trusted_hops=fields.integer("xff_num_trusted_hops", 0, 0, _MAX_HOPS),
         tls=tls,
+        forwarded_certificate=certificate,
+    )
+
+
+def _forwarded_certificate(fields: Fields, knows_clients: bool) -> model.ForwardedCertificate:
+    """`knows_clients`: they may have certificates."""
+    name, parts = "forward_client_cert_details", "set_current_client_cert_details"
+    default = model.ForwardedCertificate()
+    details = fields.choice(name, _CERTIFICATE_DETAILS, default.details)
+    if not knows_clients and details in (model.APPEND_FORWARD, model.FORWARD_ONLY):
+        fields.error(fields.key(name), f"'{details}' needs 'client_ca' in 'tls'", "", fields.at(name))
+    elif details == model.ALWAYS_FORWARD_ONLY:
+        message = "whoever connects can say that it is the holder of any certificate"
+        fields.reader.problems.warning(fields.key(name), message, "", fields.at(name))
+    section = fields.section(parts, shapes.CERTIFICATE_PARTS)
+    if section is None:
+        return dataclasses.replace(default, details=details)
+    if not knows_clients:
+        fields.error(fields.key(parts), f"'{parts}' needs 'client_ca' in 'tls'", "", fields.at(parts))
+    elif details not in (model.SANITIZE_SET, model.APPEND_FORWARD):
+        fields.error(fields.key(parts), f"'{parts}' has no effect with '{details}'", "", fields.at(parts))
+    return model.ForwardedCertificate(
+        details,
+        section.boolean("subject", default.subject),
+        section.boolean("uri", default.uri),
+        section.boolean("dns", default.dns),
+        section.boolean("cert", default.cert),
+        section.boolean("chain", default.chain),
     )
 
 

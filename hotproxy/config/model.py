@@ -42,6 +42,18 @@ DEFAULT_MAX_VERSION: Final = "TLSv1.3"
 # Envoy's listener_filters_timeout: what must come before a connection begins, a PROXY header for instance.
 DEFAULT_LISTENER_FILTERS_TIMEOUT_S: Final = 15.0
 
+# What the TLVs of a PROXY header are called (proxy-protocol.txt of HAProxy, section 2.2), and every type there may be.
+TLV_TYPES: Final = {
+    "PP2_TYPE_ALPN": 0x01,
+    "PP2_TYPE_AUTHORITY": 0x02,
+    "PP2_TYPE_CRC32C": 0x03,
+    "PP2_TYPE_NOOP": 0x04,
+    "PP2_TYPE_UNIQUE_ID": 0x05,
+    "PP2_TYPE_SSL": 0x20,
+    "PP2_TYPE_NETNS": 0x30,
+}
+ALL_TLVS: Final = tuple(range(256))
+
 ROUND_ROBIN: Final = "round_robin"
 LEAST_REQUEST: Final = "least_request"
 RANDOM: Final = "random"
@@ -160,6 +172,26 @@ class ProxyProtocol:
     required: bool = True
 
 
+# Envoy's words for what becomes of x-forwarded-client-cert.
+SANITIZE: Final = "sanitize"
+SANITIZE_SET: Final = "sanitize_set"
+APPEND_FORWARD: Final = "append_forward"
+FORWARD_ONLY: Final = "forward_only"
+ALWAYS_FORWARD_ONLY: Final = "always_forward_only"
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardedCertificate:
+    """What endpoints learn of a client's certificate: the mode, and the parts besides By and Hash."""
+
+    details: str = SANITIZE_SET
+    subject: bool = True
+    uri: bool = True
+    dns: bool = True
+    cert: bool = False
+    chain: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class CertificateFiles:
     """Paths of a certificate with its chain, and of its key."""
@@ -219,6 +251,7 @@ class Listener:
     socket_options: SocketOptions = SocketOptions()
     xff_num_trusted_hops: int = 0  # proxies in front of us that append to x-forwarded-for
     tls: ListenerTls | None = None
+    forwarded_certificate: ForwardedCertificate = ForwardedCertificate()
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +275,7 @@ class Cluster:
     proxy_protocol: int = 0  # 1 or 2: the version of the header that begins each connection; 0: none
     socket_options: SocketOptions = SocketOptions()
     tls: ClusterTls | None = None
+    pass_through_tlvs: tuple[int, ...] = ()  # types of the TLVs that it takes over from the client's; ALL_TLVS
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,20 +215,36 @@ def _decoded(match: re.Match[str]) -> str:
     return character if _UNRESERVED.match(character) else match[0]
 
 
+# RFC 4291 section 2.5.5.2.
+_MAPPED_BITS: Final = 96
+
+
 def network_or_unix(text: str) -> str:
     """A network in canonical form, `10.0.0.0/8`; an address is one too. Or `unix`: the clients of unix sockets."""
     if text == "unix":
         return text
     try:
-        return str(ipaddress.ip_network(text))
+        network = ipaddress.ip_network(text)
     except ValueError:
         pass
+    else:
+        _refuse_mapped(network, text)
+        return str(network)
     try:
         wider = str(ipaddress.ip_network(text, strict=False))
     except ValueError:
         raise ScalarError(f"'{text}' is no network", "write for example '10.0.0.0/8', 'fd00::/8' or 'unix'") from None
     address = text.partition("/")[0]
     raise ScalarError(f"'{text}' has bits behind its prefix", f"did you mean '{wider}' or '{address}'?")
+
+
+def _refuse_mapped(network: ipaddress.IPv4Network | ipaddress.IPv6Network, text: str) -> None:
+    """Clients of dual-stack sockets are IPv4 clients everywhere here: what is written so would match nobody."""
+    first = network.network_address
+    mapped = first.ipv4_mapped if first.version == 6 and network.prefixlen >= _MAPPED_BITS else None
+    if mapped is not None:
+        hint = f"did you mean '{mapped}/{network.prefixlen - _MAPPED_BITS}'?"
+        raise ScalarError(f"'{text}' is IPv4, written as IPv6", hint)
 
 
 def host_without_port(text: str) -> str:

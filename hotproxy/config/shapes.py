@@ -42,10 +42,13 @@ LISTENER: Final = Shape(
         "name", "address", "access_log", "virtual_hosts", "routes", "cluster", "tcp", "request_headers_timeout",
         "keepalive_timeout", "timeout", "idle_timeout", "max_connections", "backlog", "proxy_protocol",
         "listener_filters_timeout", *_SOCKET_OPTIONS, "tcp_defer_accept", "xff_num_trusted_hops",
-        "tls",
+        "tls", "forward_client_cert_details", "set_current_client_cert_details",
     ),
     frozenset({"weighted_clusters", *_SCOPED_LATER}),
 )  # fmt: skip
+CERTIFICATE_PARTS: Final = Shape(
+    "a set_current_client_cert_details section", ("subject", "uri", "dns", "cert", "chain"), example="{cert: true}"
+)
 PROXY_PROTOCOL: Final = Shape("a proxy_protocol section", ("trusted", "required"), example='{trusted: ["10.0.0.0/8"]}')
 ACCESS_LOG: Final = Shape("an access log", ("path", "format"), example="{path: /dev/stdout}")
 LISTENER_TLS: Final = Shape(
@@ -111,9 +114,13 @@ CLUSTER: Final = Shape(
     ),
     frozenset({"http2", "health_check", "outlier_detection", "circuit_breakers", "slow_start"}),
 )  # fmt: skip
+PROXY_HEADER: Final = Shape(
+    "a cluster's proxy_protocol section", ("version", "pass_through_tlvs"), example="{version: v2}"
+)
 ENDPOINT: Final = Shape("an endpoint", ("address", "weight"), frozenset({"priority", "zone", "metadata"}))
 
 ALL: Final = (
-    CONFIG, INCLUDED, ADMIN, LISTENER, PROXY_PROTOCOL, ACCESS_LOG, LISTENER_TLS, CLUSTER_TLS, CERTIFICATE, TCP,
-    TCP_KEEPALIVE, SNI_ROUTE, SOCKET_FILE, VIRTUAL_HOST, ROUTE, MATCH, REDIRECT, DIRECT_RESPONSE, CLUSTER, ENDPOINT,
+    CONFIG, INCLUDED, ADMIN, LISTENER, CERTIFICATE_PARTS, PROXY_PROTOCOL, ACCESS_LOG, LISTENER_TLS, CLUSTER_TLS,
+    CERTIFICATE, TCP, TCP_KEEPALIVE, SNI_ROUTE, SOCKET_FILE, VIRTUAL_HOST, ROUTE, MATCH, REDIRECT, DIRECT_RESPONSE,
+    CLUSTER, PROXY_HEADER, ENDPOINT,
 )  # fmt: skip

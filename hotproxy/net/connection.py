@@ -5,7 +5,7 @@ with `add_reader` + `recv` and written directly, with our own pending buffer beh
 
     OPEN --close()--> CLOSED                    at once, pending bytes are dropped
       |\\--finish()--> FLUSHING --all sent--> LINGERING --peer's EOF, 8 MiB or 1 s--> CLOSED
-      |                   \\--- no byte taken for 60 s ---> CLOSED
+      |                   \\--- no byte taken for 60 s, or no proper end ---> reset, CLOSED
       |---read failed---> CLOSED, on_lost
       \\---write failed-> BROKEN --next turn: what had arrived is read--> CLOSED, on_lost
 
@@ -24,10 +24,11 @@ import struct
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from hotproxy.clock import Timer, TimerWheel
+from hotproxy.clock import TICK_S, Timer, TimerWheel
 from hotproxy.net.bypass import Bypass, Feeder
 from hotproxy.net.connection_state import DUMP_VERSION, HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES, ConnectionState
 from hotproxy.net.loop import Loop
+from hotproxy.net.send_queue import unacknowledged_bytes
 
 LINGER_S: Final = 1.0
 # What can be under way when the peer learns of our answer: its window, which net.ipv4.tcp_rmem bounds by 6 MiB.
@@ -77,9 +78,9 @@ class Connection:
     """A connected, non-blocking socket. Reading starts with `start()`; `read_disable` and `read_enable` count."""
 
     __slots__ = (
-        "_buffered", "_discarded", "_done", "_error", "_feeder", "_loop", "_pending", "_read_disabled", "_reading",
-        "_shut_after_flush", "_started", "_timer", "_wheel", "_writing", "bypass", "fd", "owner", "pressed",
-        "read_closed", "rx_bytes", "sock", "state", "tx_bytes", "write_closed",
+        "_buffered", "_discarded", "_done", "_error", "_feeder", "_give_up_s", "_loop", "_pending", "_proper",
+        "_read_disabled", "_reading", "_shut_after_flush", "_started", "_timer", "_wheel", "_writing", "bypass", "fd",
+        "owner", "pressed", "read_closed", "rx_bytes", "sock", "state", "tx_bytes", "write_closed",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +110,8 @@ class Connection:
         self._error = ""
         self._timer: Timer | None = None
         self._done: Callable[[], None] | None = None
+        self._proper = True  # ends with FIN
+        self._give_up_s = 0.0
         self._feeder: Feeder | None = None
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -264,7 +267,7 @@ class Connection:
             if self._shut_after_flush:
                 self._shut()
             if self.state == FLUSHING:
-                self._begin_lingering()
+                self._flushed()
                 return
         elif self.state == FLUSHING:
             self._arm(FLUSH_S)
@@ -304,11 +307,12 @@ class Connection:
 
     # -- ending -------------------------------------------------------------------------------------------------
 
-    def finish(self, done: Callable[[], None] | None = None) -> None:
+    def finish(self, done: Callable[[], None] | None = None, proper: bool = True) -> None:
         """Close gracefully: send what is pending, then linger. The owner hears nothing more, but for `done`.
 
-        `done` is called once, when the descriptor is closed (at once, if it is already): until then this worker must
-        not exit, for the kernel would reset a socket that has unread bytes.
+        Not `proper`: it is not all that there should be; it arrives, and then a reset. `done` is called once, when the
+        descriptor is closed (at once, if it is already): until then this worker must not exit, for the kernel would
+        reset a socket that has unread bytes.
         """
         if self.state == BROKEN:
             self.close()
@@ -317,6 +321,7 @@ class Connection:
                 done()
             return
         self._done = done
+        self._proper = proper
         self.owner = None
         if self._reading:
             self._reading = False
@@ -326,7 +331,21 @@ class Connection:
             self._want_write()
             self._arm(FLUSH_S)
         else:
+            self._flushed()
+
+    def _flushed(self) -> None:
+        if self._proper or self.write_closed:
             self._begin_lingering()
+        else:
+            self._give_up_s = self._wheel.clock.now_s() + FLUSH_S
+            self._reset_once_sent()
+
+    def _reset_once_sent(self) -> None:
+        """A reset takes away what the kernel has not sent yet, or what was lost on its way: it waits for that."""
+        if unacknowledged_bytes(self.sock) and self._wheel.clock.now_s() < self._give_up_s:
+            self._arm(TICK_S)
+        else:
+            self.reset()
 
     def _begin_lingering(self) -> None:
         if not self.write_closed:
@@ -358,23 +377,24 @@ class Connection:
         self._wheel.arm(self._timer, delay_s)
 
     def on_timeout(self, timer: Timer) -> None:
-        self.close()
+        if self.state != FLUSHING:
+            self.close()
+        elif self._pending:  # nobody is to take the part that was sent for all
+            self.reset()
+        else:
+            self._reset_once_sent()
 
     def close(self) -> None:
         """Close at once, whatever is pending. Safe to call twice."""
         if self.state == CLOSED:
             return
         done = self._done
-        self.detach()
-        self.sock.close()
+        self.leave()
         if done is not None:
             done()
 
     def reset(self) -> None:
-        """Close at once, and let the peer see that it was no proper end: for a message that ends with the connection.
-
-        A unix socket knows no reset: its peer reads an ordinary end.
-        """
+        """Close at once, and let the peer see that it was no proper end. A unix socket knows no reset: it ends."""
         if self.state == CLOSED:
             return
         try:

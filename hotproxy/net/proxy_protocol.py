@@ -12,6 +12,7 @@ from __future__ import annotations
 import socket
 from typing import Final
 
+from hotproxy.net.unix_text import unix_text
 from hotproxy.telemetry import proxy_tlvs
 
 V1: Final = 1
@@ -22,6 +23,9 @@ SIGNATURE_V2: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 # Section 2.1: "a 108-byte buffer is always enough to store all the line and a trailing zero".
 MAX_V1_BYTES: Final = 107
 HEAD_V2_BYTES: Final = 16
+
+# Of TLVs that are passed on. nginx reads headers of up to 4096 bytes, HAProxy and Envoy longer ones.
+MAX_PASSED_BYTES: Final = 4096 - HEAD_V2_BYTES - 36
 
 _LOCAL: Final = 0
 _PROXY: Final = 1
@@ -120,7 +124,7 @@ def _parse_v2(data: bytes) -> Announced | Misfit | None:
         return Misfit(V2, f"version {version}")
     if command > _PROXY:
         return Misfit(V2, f"the unknown command {command}")
-    if family > _UNIX or transport > 2:
+    if command == _PROXY and (family > _UNIX or transport > 2):  # of LOCAL "the family which is ignored"
         return Misfit(V2, f"the unknown family and transport {data[13]:#04x}")
     size = HEAD_V2_BYTES + int.from_bytes(data[14:16], "big")
     # Who says LOCAL, or cannot name its client's ends, is a peer in its own name: what follows is skipped.
@@ -170,7 +174,7 @@ def _text(family: int, packed: bytes, port: int) -> str:
 def _path(padded: bytes) -> str:
     """Of a unix socket; "" for one without a name, or with one that no log can show."""
     text = padded.partition(b"\x00")[0].decode("utf-8", "replace")
-    return text if text.isprintable() else ""
+    return unix_text(text) if text.isprintable() else ""
 
 
 def _check_tlvs(header: bytes, start: int) -> str:
@@ -208,20 +212,44 @@ def _is_ssl(header: bytes, start: int, end: int) -> bool:
     return at == end
 
 
-def encode(version: int, remote: str, local: str) -> bytes:
-    """The header for a connection with these ends, as `parse` gives them; it names none that are not TCP's."""
+def encode(version: int, remote: str, local: str, tlvs: bytes = b"") -> bytes:
+    """The header for a connection with these ends, as `parse` gives them; it names none that are not TCP's.
+
+    `tlvs`: whole ones, for version 2. If there is a checksum among them, it becomes that of this header.
+    """
     client, server = _split(remote), _split(local)
-    if client is None or server is None or client[0] != server[0]:
-        nobody = SIGNATURE_V2 + bytes((V2 << 4 | _PROXY, _UNSPEC << 4 | _UNSPEC, 0, 0))
-        return b"PROXY UNKNOWN\r\n" if version == V1 else nobody
+    if client is not None and server is not None and client[0] != server[0]:  # one of them is a dual-stack socket's
+        client, server = _as_v6(client), _as_v6(server)
+    if client is None or server is None:
+        return b"PROXY UNKNOWN\r\n" if version == V1 else _encode_v2(_UNSPEC << 4 | _UNSPEC, b"", tlvs)
     is_v4 = client[0] == socket.AF_INET
     if version == V1:
         name = "TCP4" if is_v4 else "TCP6"
         return f"PROXY {name} {client[1]} {server[1]} {client[3]} {server[3]}\r\n".encode()
     family = _INET if is_v4 else _INET6
     ports = client[3].to_bytes(2, "big") + server[3].to_bytes(2, "big")
-    head = bytes((V2 << 4 | _PROXY, family << 4 | _STREAM)) + _ADDRESS_BYTES[family].to_bytes(2, "big")
-    return SIGNATURE_V2 + head + client[2] + server[2] + ports
+    return _encode_v2(family << 4 | _STREAM, client[2] + server[2] + ports, tlvs)
+
+
+def passed_on(tlvs: bytes, kinds: frozenset[int]) -> bytes:
+    """Those of a client's TLVs that an endpoint gets to see."""
+    return proxy_tlvs.select(tlvs, kinds, MAX_PASSED_BYTES) if tlvs and kinds else b""
+
+
+def _encode_v2(family: int, addresses: bytes, tlvs: bytes) -> bytes:
+    head = bytes((V2 << 4 | _PROXY, family)) + (len(addresses) + len(tlvs)).to_bytes(2, "big")
+    header = SIGNATURE_V2 + head + addresses + tlvs
+    if not tlvs:
+        return header
+    at, checksum_at = HEAD_V2_BYTES + len(addresses), 0
+    while at < len(header) and not checksum_at:
+        if header[at] == proxy_tlvs.CRC32C:
+            checksum_at = at + 3
+        at += 3 + int.from_bytes(header[at + 1 : at + 3], "big")
+    if not checksum_at:
+        return header
+    blank = header[:checksum_at] + bytes(4) + header[checksum_at + 4 :]
+    return blank[:checksum_at] + crc32c(blank).to_bytes(4, "big") + blank[checksum_at + 4 :]
 
 
 def _split(address: str) -> tuple[int, str, bytes, int] | None:
@@ -236,6 +264,14 @@ def _split(address: str) -> tuple[int, str, bytes, int] | None:
         return family, host, socket.inet_pton(family, host), int(port)
     except OSError:
         return None
+
+
+def _as_v6(end: tuple[int, str, bytes, int]) -> tuple[int, str, bytes, int]:
+    """An IPv4 end as IPv6 has it (RFC 4291 section 2.5.5.2): a header has one family."""
+    family, host, packed, port = end
+    if family == socket.AF_INET6:
+        return end
+    return socket.AF_INET6, _MAPPED + host, bytes(10) + b"\xff\xff" + packed, port
 
 
 def _crc32c_table() -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from hotproxy.config import model
 from hotproxy.config.certificate import load_ca, load_pair, read_certificate, read_file
+from hotproxy.net.tls_chain import with_chain
 from hotproxy.net.tls_files import FromFiles
 from hotproxy.net.tls_peer import is_named, peer_certificate
 from hotproxy.net.tls_settings import new_context
@@ -141,7 +142,7 @@ class ServerTls(FromFiles):
             server_name=getattr(done, "asked", ""),
             alpn=done.selected_alpn_protocol() or "",
             reused=bool(done.session_reused),
-            peer=peer_certificate(der) if der else None,
+            peer=with_chain(peer_certificate(der), done) if der else None,
             # "": the files were loaded anew in the middle of this handshake
             local_uri=self._loaded.uris.get(done.context, ""),
         )

@@ -28,7 +28,7 @@ from hotproxy.http.codec import END, Data, End, Event, RequestHead, ResponseHead
 from hotproxy.http.headers import Headers
 from hotproxy.http.http1_server import Http1ServerCodec
 from hotproxy.net.connection import FLUSH_S, OPEN, Connection
-from hotproxy.net.proxy_protocol import V1, V2, Announced, encode
+from hotproxy.net.proxy_protocol import Announced
 from hotproxy.net.tls_loop import TlsLoop
 from hotproxy.proxy import forwarding, http_moving
 from hotproxy.proxy.filter_chain import DownstreamOwner, address_text
@@ -36,6 +36,7 @@ from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import HttpListener
 from hotproxy.proxy.stream import Stream
 from hotproxy.proxy.tunnel import Tunnel
+from hotproxy.upstream.cluster import Cluster
 
 # Pipelined requests that are not looked at yet; as much as one read brings. The client may keep more in its socket.
 MAX_WAITING_BYTES: Final = 64 * 1024
@@ -350,9 +351,9 @@ class ConnectionManager:
         self.connection.reset()
         self._gone()
 
-    def preface(self, version: int) -> bytes:
+    def preface(self, cluster: Cluster) -> bytes:
         """The PROXY header that says whose requests these are."""
-        return encode(version, self.peer, self.local)
+        return cluster.preface(self.peer, self.local, self.tlvs)
 
     # -- phases
 
@@ -418,8 +419,7 @@ class ConnectionManager:
         stats.downstream_cx_destroy.inc()
         pools = self._runtime.snapshot.pools
         if pools.has_clients:
-            for version in (V1, V2):
-                pools.leave(self.preface(version))
+            pools.leave(self.peer, self.local, self.tlvs)
         self.owner.on_connection_closed(self)
 
     def _count_sent(self) -> None:

@@ -24,6 +24,7 @@ from typing import Protocol, TypeVar
 from hotproxy.errors import Reason
 from hotproxy.net.proxy_protocol import Announced
 from hotproxy.net.tls_loop import TlsLoop
+from hotproxy.net.unix_text import unix_text
 
 RuntimeT = TypeVar("RuntimeT", contravariant=True)
 ListenerT = TypeVar("ListenerT", contravariant=True)
@@ -138,6 +139,6 @@ def address_text(address: object) -> str:
             return f"{host[7:]}:{port}"
         return f"[{host}]:{port}"
     if isinstance(address, bytes):  # an abstract unix socket
-        return "@" + address[1:].decode("utf-8", "replace")
+        return unix_text("@" + address[1:].decode("utf-8", "replace"))
     # The path of a unix socket is any bytes: what is not UTF-8 is not packed into a record either.
-    return os.fsencode(str(address)).decode("utf-8", "replace") if address else ""
+    return unix_text(os.fsencode(str(address)).decode("utf-8", "replace")) if address else ""

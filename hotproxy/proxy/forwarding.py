@@ -7,7 +7,7 @@ Envoy calls an external one at the edge (`use_remote_address: true`, `preserve_e
                          x-forwarded-for          the client's address, replaced; removed for a unix socket; with
                                                   trusted hops what they say, and the last of them appended
                          x-forwarded-proto        replaced; with trusted hops theirs
-                         x-forwarded-client-cert  replaced by what the client's certificate says; removed without one
+                         x-forwarded-client-cert  as `client_certificate` says: replaced or removed, by default
                          x-envoy-*                removed
                          x-request-id             always a new one (a UUID, version 4)
                          x_forwarded_for …        removed, as all fields that only an underscore tells from these or
@@ -30,10 +30,11 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
+from hotproxy.config.model import ALWAYS_FORWARD_ONLY, ForwardedCertificate
 from hotproxy.errors import Reason, Side
 from hotproxy.http.codec import HTTP_1_0, HTTP_1_1, LENGTH, NO_BODY, RequestHead, ResponseHead
 from hotproxy.http.headers import Headers
-from hotproxy.proxy.client_certificate import client_certificate
+from hotproxy.proxy.client_certificate import DEFAULT, forward_certificate
 from hotproxy.telemetry.tls_info import TlsInfo
 
 _VIA: Final = {HTTP_1_0: b"1.0 hotproxy", HTTP_1_1: b"1.1 hotproxy"}
@@ -55,15 +56,21 @@ _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep",
 _VARIANT: Final = {f"{digit:x}": f"{digit & 3 | 8:x}" for digit in range(16)}
 
 
-def decode_headers(head: RequestHead, client_host: bytes, request_id: bytes, tls: TlsInfo | None = None) -> bool:
+def decode_headers(
+    head: RequestHead,
+    client_host: bytes,
+    request_id: bytes,
+    tls: TlsInfo | None = None,
+    certificate: ForwardedCertificate = DEFAULT,
+) -> bool:
     """Make a client's request one of ours, in place. False: it has been here too often (LOOP_DETECTED)."""
     headers = head.headers
     headers.remove_prefixed(b"x-envoy-")
     headers.remove_lookalikes(_NEVER_IMITATED)
-    if tls is not None and tls.peer is not None:
-        headers.set(b"x-forwarded-client-cert", client_certificate(tls))
-    else:
+    if tls is None and certificate.details != ALWAYS_FORWARD_ONLY:
         headers.remove(b"x-forwarded-client-cert")
+    else:
+        forward_certificate(headers, tls, certificate)
     headers.remove(b"proxy")
     if client_host:
         headers.set(b"x-forwarded-for", client_host)
@@ -110,7 +117,7 @@ def was_offered(chosen: bytes, offered: bytes) -> bool:
 def client_host(peer: str) -> bytes:
     """The address without its port and brackets, for x-forwarded-for; b"" for a unix socket."""
     host, colon, port = peer.rpartition(":")
-    if not colon or not port.isdigit() or host.startswith(("/", "@")):
+    if not colon or not port.isdigit() or host.startswith(("/", "@", "./")):
         return b""
     return host.strip("[]").encode()
 

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from hotproxy.errors import Reason, Side, downstream_protocol_error
 from hotproxy.http.codec import HTTP_1_1, LENGTH, NO_BODY, RequestHead
+from hotproxy.http.headers import Headers
 
 COUNTED_METHODS: Final = frozenset((b"OPTIONS", b"TRACE"))
 LAST_HOP: Final = Reason(Side.LOCAL, 200, "-", "max_forwards_reached")
@@ -29,8 +30,10 @@ class Answer(NamedTuple):
     fields: tuple[tuple[bytes, bytes], ...]
 
 
-def check(head: RequestHead) -> Answer | Reason | None:
-    """Of a request with one of COUNTED_METHODS: its answer, why it is refused, or None: it goes on, counted down."""
+def check(head: RequestHead, received: Headers) -> Answer | Reason | None:
+    """Of a request with one of COUNTED_METHODS: its answer, why it is refused, or None: it goes on, counted down.
+
+    `received`: its fields before any became ours."""
     is_trace = head.method == b"TRACE"
     # RFC 9110 section 9.3.8. An origin that does not expect a body there would take it for the next request.
     if is_trace and not (head.framing == NO_BODY or (head.framing == LENGTH and not head.content_length)):
@@ -46,12 +49,12 @@ def check(head: RequestHead) -> Answer | Reason | None:
         head.headers.set(b"max-forwards", b"%d" % (left - 1))
         return None
     if is_trace:
-        return Answer(_reflected(head), ((b"content-type", b"message/http"),))
+        return Answer(_reflected(head, received), ((b"content-type", b"message/http"),))
     return Answer(b"", ())
 
 
-def _reflected(head: RequestHead) -> bytes:
+def _reflected(head: RequestHead, received: Headers) -> bytes:
     version = b"1.1" if head.version == HTTP_1_1 else b"1.0"
     lines = [b"%b %b HTTP/%b" % (head.method, head.target, version)]
-    lines += [b"%b: %b" % (name, value) for name, value in head.headers if name.lower() not in _NEVER_REFLECTED]
+    lines += [b"%b: %b" % (name, value) for name, value in received if name.lower() not in _NEVER_REFLECTED]
     return b"\r\n".join(lines) + b"\r\n\r\n"

@@ -152,8 +152,7 @@ class Router:
         info = self._stream.info
         info.attempts += 1
         info.upstream_remote = endpoint.name
-        version = cluster.proxy_protocol
-        preface = self._stream.manager.preface(version) if version else b""
+        preface = self._stream.manager.preface(cluster) if cluster.proxy_protocol else b""
         # What has closed one idle connection has most likely closed the others too.
         upstream = self._pools.take(cluster, endpoint, self, preface) if not self._retried else None
         if upstream is not None:
@@ -162,8 +161,7 @@ class Router:
             self._connect(cluster, endpoint)
 
     def _connect(self, cluster: Cluster, endpoint: Endpoint) -> None:
-        version = cluster.proxy_protocol
-        preface = self._stream.manager.preface(version) if version else b""
+        preface = self._stream.manager.preface(cluster) if cluster.proxy_protocol else b""
         self._pending = self._pools.connect(cluster, endpoint, self, self._runtime, preface)
         self._pending.start()
 

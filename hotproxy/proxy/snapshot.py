@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from hotproxy.config.model import DEFAULT_LISTENER_FILTERS_TIMEOUT_S
+from hotproxy.config.model import DEFAULT_LISTENER_FILTERS_TIMEOUT_S, ForwardedCertificate
 from hotproxy.http.codec import RequestHead
 from hotproxy.net.socket_options import DEFAULT as DEFAULT_OPTIONS
 from hotproxy.net.socket_options import SocketOptions
+from hotproxy.proxy.client_certificate import DEFAULT as DEFAULT_CERTIFICATE
 from hotproxy.proxy.route import Route
 from hotproxy.proxy.tcp_routes import TcpRoutes
 from hotproxy.proxy.tls_accept import DownstreamTls, HandshakeLog
@@ -60,6 +61,7 @@ class HttpListener:
     proxy_stats: ProxyProtocolStats | None = None  # where there is `proxy_protocol`
     xff_num_trusted_hops: int = 0
     secured: Secured | None = None
+    certificate: ForwardedCertificate = DEFAULT_CERTIFICATE
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ So nothing but this file knows of pipes: whoever wants to move, end or half-clos
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Final, Protocol
 
@@ -17,6 +18,8 @@ from hotproxy.net.connection import OPEN, Connection, Gauge
 from hotproxy.net.pipes import Pipe, Pipes
 
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+# A kind of socket that is read otherwise, or no memory for it now. All other errors are the socket's own.
+_CANNOT: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOMEM})
 
 
 class SpliceOwner(Protocol):
@@ -43,7 +46,7 @@ class Splice:
         source.bypass = self
 
     def pump(self) -> bool:
-        """`source` is readable: pass on what there is. False: it is to read itself (an end, an error, no pipe)."""
+        """`source` is readable: pass on what there is. False: it is to read itself (an end, no pipe)."""
         if self._pipe is not None or self._target.state != OPEN or self._target.pending_bytes:
             return False
         size = self._fill()
@@ -68,8 +71,13 @@ class Splice:
         except BlockingIOError:
             self._pipes.give_back(pipe)
             return 0
-        except OSError:  # reset; or a kind of socket that cannot do this
-            size = 0
+        except OSError as error:
+            self._pipes.give_back(pipe)
+            if error.errno in _CANNOT:
+                return -1
+            # The kernel tells it once: whoever read now would find an ordinary end.
+            self._source.break_off(error)
+            return 0
         if not size:
             self._pipes.give_back(pipe)
             return -1

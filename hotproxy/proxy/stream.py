@@ -31,7 +31,7 @@ from hotproxy.proxy.route import normalise
 from hotproxy.proxy.router import Router
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import HttpListener
-from hotproxy.proxy.trusted_hops import Chain, trusted_chain
+from hotproxy.proxy.trusted_hops import trusted_chain
 from hotproxy.telemetry.stream_info import StreamInfo
 
 if TYPE_CHECKING:
@@ -97,6 +97,15 @@ class Stream:
         path, target = normal
         authority = head.headers.get(b"host") or b""
         tls = self.manager.tls
+        # What a route looks at is what an endpoint would be told: nobody chooses one by saying who it is.
+        received = head.headers.copy() if head.method in last_hop.COUNTED_METHODS else head.headers
+        client_host, proto = self.manager.client_host, b""
+        if self.listener.xff_num_trusted_hops:
+            client_host, proto = self._believe(head.headers)
+        request_id = forwarding.new_request_id(self.runtime.random)
+        not_a_loop = forwarding.decode_headers(head, client_host, request_id, tls, self.listener.certificate)
+        if proto:
+            head.headers.set(b"x-forwarded-proto", proto)
         route = self.listener.routes.find(authority, path, head, tls)
         if route is None:
             self.local_reply(NO_ROUTE)
@@ -108,19 +117,8 @@ class Stream:
             # What is not allowed is dropped like any other hop-by-hop field, as RFC 9110 section 7.8 lets us.
             upgradable = head.version == HTTP_1_1
             head.upgrade = forwarding.allowed_upgrade(head.upgrade, route.upgrades) if upgradable else b""
-        if head.method in last_hop.COUNTED_METHODS and route.cluster is not None and self._ends_here(head):
+        if head.method in last_hop.COUNTED_METHODS and route.cluster is not None and self._ends_here(head, received):
             return
-        request_id = forwarding.new_request_id(self.runtime.random)
-        client_host = self.manager.client_host
-        chain = None
-        if self.listener.xff_num_trusted_hops:
-            chain = trusted_chain(head.headers, self.listener.xff_num_trusted_hops, client_host)
-        if chain is not None:
-            client_host = chain.forwarded_for
-            self._believe(chain)
-        not_a_loop = forwarding.decode_headers(head, client_host, request_id, tls)
-        if chain is not None and chain.proto:
-            head.headers.set(b"x-forwarded-proto", chain.proto)
         if not not_a_loop:
             self.local_reply(forwarding.LOOP_DETECTED)
         elif route.redirect is not None:
@@ -132,15 +130,21 @@ class Stream:
             self.router = Router(self, self.runtime)
             self.router.decode_head(head, route, path, target)
 
-    def _believe(self, chain: Chain) -> None:
-        """The log tells the client, and who has connected where nothing else says so."""
+    def _believe(self, headers: Headers) -> tuple[bytes, bytes]:
+        """What trusted hops say: the value of x-forwarded-for, and the scheme, b"" where they don't. The log tells the
+        client, and who has connected where nothing else says so."""
+        connected_from = self.manager.client_host
+        chain = trusted_chain(headers, self.listener.xff_num_trusted_hops, connected_from)
+        if chain is None:
+            return connected_from, b""
         info = self.info
         info.downstream_direct_remote = info.downstream_direct_remote or info.downstream_remote or "@"
         info.downstream_remote = chain.client
+        return chain.forwarded_for, chain.proto
 
-    def _ends_here(self, head: RequestHead) -> bool:
+    def _ends_here(self, head: RequestHead, received: Headers) -> bool:
         """A TRACE or OPTIONS that may not be forwarded any more, or not at all, is answered."""
-        found = last_hop.check(head)
+        found = last_hop.check(head, received)
         if found is None:
             return False
         if isinstance(found, Reason):

@@ -29,7 +29,7 @@ from hotproxy.errors import (
 )
 from hotproxy.net.client_hello import PENDING, TOO_LARGE, ClientHelloReader
 from hotproxy.net.connection import Connection
-from hotproxy.net.proxy_protocol import Announced, encode
+from hotproxy.net.proxy_protocol import Announced
 from hotproxy.net.tls_loop import TlsLoop
 from hotproxy.proxy import tcp_moving
 from hotproxy.proxy.byte_meter import ByteMeter, bytes_moved
@@ -205,8 +205,8 @@ class TcpProxy:
         self.info.attempts += 1
         self._use(endpoint, cluster)
         cluster.stats.upstream_cx_total.inc()
-        version, info = cluster.proxy_protocol, self.info
-        preface = encode(version, info.downstream_remote, info.downstream_local) if version else b""
+        info = self.info
+        preface = cluster.preface(info.downstream_remote, info.downstream_local, info.tlvs)
         self._attempt = self._runtime.snapshot.pools.attempt(cluster, endpoint, self, self._runtime, preface)
         self._attempt.start()
 
@@ -326,13 +326,16 @@ class TcpProxy:
             self._end("")
 
     def lose(self, leg: Leg) -> None:
-        """One side was reset: what the endpoint had sent still goes to the client, nothing goes to the endpoint."""
+        """One side was reset. What it had sent still goes to the other, and then a reset too: whoever reads to the end
+        must not take a part for the whole. Unless it had said before that this was all."""
+        assert leg.connection is not None
+        proper = leg.connection.read_closed
         if not leg.is_upstream:
-            self._cut(DOWNSTREAM_DISCONNECT.details, DOWNSTREAM_DISCONNECT.flag)
+            self._end(DOWNSTREAM_DISCONNECT.details, DOWNSTREAM_DISCONNECT.flag, proper=proper)
         elif self.info.upstream_first_byte_s == 0.0:
-            self._end("upstream_reset_before_response_started{connection_termination}", "UC")
+            self._end("upstream_reset_before_response_started{connection_termination}", "UC", proper=proper)
         else:
-            self._end(_RESET_DETAILS, "UC")
+            self._end(_RESET_DETAILS, "UC", proper=proper)
 
     def _progress(self) -> None:
         self._count()
@@ -379,8 +382,8 @@ class TcpProxy:
             info.details = details
             info.flags = tuple(flag for flag in flags if flag != "-")
 
-    def _end(self, details: str, *flags: str) -> None:
-        """Gracefully: send what is pending both ways, linger, then finish."""
+    def _end(self, details: str, *flags: str, proper: bool = True) -> None:
+        """Gracefully: send what is pending both ways, linger, then finish. Not `proper`: reset instead of linger."""
         if self.state >= CLOSING:
             return
         self._note(details, flags)
@@ -392,7 +395,7 @@ class TcpProxy:
         open_legs = [leg.connection for leg in (self._up, self._down) if leg.connection is not None]
         self._open_legs = len(open_legs)
         for connection in open_legs:
-            connection.finish(self._on_leg_closed)
+            connection.finish(self._on_leg_closed, proper)
 
     def _on_leg_closed(self) -> None:
         self._open_legs -= 1
@@ -400,15 +403,18 @@ class TcpProxy:
             self._finish()
 
     def _cut(self, details: str, *flags: str) -> None:
-        """At once: both sides are closed, pending or not."""
+        """At once, pending or not: a side that has not had its end yet must not take this for it."""
         if self.state == DONE:
             return
         self._note(details, flags)
         self._stop_connecting()
-        self.state = DONE
+        carried, self.state = self.state >= PIPING, DONE
         for leg in (self._up, self._down):
-            if leg.connection is not None:
-                leg.connection.close()
+            connection = leg.connection
+            if connection is not None and carried and not connection.write_closed:
+                connection.reset()
+            elif connection is not None:
+                connection.close()
         self._finish()
 
     def _stop_connecting(self) -> None:

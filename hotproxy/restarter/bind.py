@@ -79,11 +79,24 @@ def _bind_one(family: int, host: str, port: int, reuse_port: bool, v6only: bool)
         if family == socket.AF_INET6:
             # [::]:80 given explicitly leaves room for 0.0.0.0:80 beside it; ":80" is both in one.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(v6only))
-        sock.bind((host, port))
+        sock.bind((host, port) if family == socket.AF_INET else _with_zone(host, port))
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _with_zone(host: str, port: int) -> tuple[str, int, int, int]:
+    """A link-local address says which link, "fe80::1%eth0"; `bind` takes that as a number of its own."""
+    address, _, zone = host.partition("%")
+    if not zone:
+        return address, port, 0, 0
+    if zone.isdecimal():
+        return address, port, 0, int(zone)
+    try:
+        return address, port, 0, socket.if_nametoindex(zone)
+    except OSError:
+        raise OSError(errno.ENODEV, f"no interface '{zone}'") from None
 
 
 @dataclass(slots=True)

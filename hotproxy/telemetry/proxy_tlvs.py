@@ -8,21 +8,15 @@ from __future__ import annotations
 
 from typing import Final
 
-CRC32C: Final = 0x03
-UNIQUE_ID: Final = 0x05
-SSL: Final = 0x20
+from hotproxy.config.model import TLV_TYPES
+
+TYPES: Final = TLV_TYPES
+CRC32C: Final = TYPES["PP2_TYPE_CRC32C"]
+UNIQUE_ID: Final = TYPES["PP2_TYPE_UNIQUE_ID"]
+SSL: Final = TYPES["PP2_TYPE_SSL"]
 
 # As Envoy calls the space in which its listener filter leaves them (%DYNAMIC_METADATA(namespace:key)%).
 NAMESPACE: Final = "envoy.filters.listener.proxy_protocol"
-TYPES: Final = {
-    "PP2_TYPE_ALPN": 0x01,
-    "PP2_TYPE_AUTHORITY": 0x02,
-    "PP2_TYPE_CRC32C": CRC32C,
-    "PP2_TYPE_NOOP": 0x04,
-    "PP2_TYPE_UNIQUE_ID": UNIQUE_ID,
-    "PP2_TYPE_SSL": SSL,
-    "PP2_TYPE_NETNS": 0x30,
-}
 # Inside of PP2_TYPE_SSL, behind one byte of flags and four that say whether a client's certificate was verified.
 SSL_TYPES: Final = {
     "PP2_SUBTYPE_SSL_VERSION": 0x21,
@@ -48,3 +42,15 @@ def find(tlvs: bytes, kind: int, start: int = 0) -> bytes:
 def find_in_ssl(tlvs: bytes, kind: int) -> bytes:
     """As `find`, among those inside of PP2_TYPE_SSL."""
     return find(find(tlvs, SSL), kind, SSL_HEAD_BYTES)
+
+
+def select(tlvs: bytes, kinds: frozenset[int], limit_bytes: int) -> bytes:
+    """Those of these types, in their order, each as it is; what no longer fits is left off, and nothing else for it."""
+    selected = b""
+    at, size = 0, len(tlvs)
+    while at + 3 <= size:
+        end = at + 3 + int.from_bytes(tlvs[at + 1 : at + 3], "big")
+        if tlvs[at] in kinds and len(selected) + end - at <= limit_bytes:
+            selected += tlvs[at:end]
+        at = end
+    return selected

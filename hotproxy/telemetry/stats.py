@@ -119,23 +119,26 @@ class ListenerStats(Scope):
 
 
 @dataclass(init=False, slots=True)
-class ProxyVersion1Stats(Scope):
+class ProxyVersionStats(Scope):
+    """The headers of one version."""
+
     scope: ClassVar[str] = "proxy_proto"
     tag: ClassVar[str] = "envoy_proxy_protocol_prefix"
+
+    found: Counter
+    error: Counter
+
+
+class ProxyVersion1Stats(ProxyVersionStats):
+    __slots__ = ()
+
     part: ClassVar[str] = "versions.v1."
 
-    found: Counter
-    error: Counter
 
+class ProxyVersion2Stats(ProxyVersionStats):
+    __slots__ = ()
 
-@dataclass(init=False, slots=True)
-class ProxyVersion2Stats(Scope):
-    scope: ClassVar[str] = "proxy_proto"
-    tag: ClassVar[str] = "envoy_proxy_protocol_prefix"
     part: ClassVar[str] = "versions.v2."
-
-    found: Counter
-    error: Counter
 
 
 @dataclass(init=False, slots=True)
@@ -147,7 +150,7 @@ class ProxyProtocolStats(Scope):
 
     not_found_disallowed: Counter
     not_found_allowed: Counter
-    _versions: dict[int, ProxyVersion1Stats | ProxyVersion2Stats]
+    _versions: dict[int, ProxyVersionStats]
 
     def __init__(self, slab: Slab, name: str) -> None:
         Scope.__init__(self, slab, name)

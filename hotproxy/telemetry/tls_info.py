@@ -19,6 +19,7 @@ class PeerCertificate:
     addresses: tuple[str, ...]
     not_after: str  # ISO 8601, UTC
     pem: str
+    chain: str = ""  # PEM: this one and those that came with it; "" where they are not known, in a resumed session
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hotproxy.net.proxy_protocol import encode, passed_on
 from hotproxy.telemetry.stats import ClusterStats
 from hotproxy.upstream.endpoint import Endpoint
 from hotproxy.upstream.load_balancer import LoadBalancer
@@ -23,3 +24,10 @@ class Cluster:
     stats: ClusterStats
     proxy_protocol: int = 0  # the version of the PROXY header that begins each connection; 0: none
     tls: UpstreamTls | None = None
+    pass_through_tlvs: frozenset[int] = frozenset()  # of the client's PROXY header
+
+    def preface(self, remote: str, local: str, tlvs: bytes) -> bytes:
+        """What a connection of a client with these ends begins with; `tlvs`: what a proxy has said of it."""
+        if not self.proxy_protocol:
+            return b""
+        return encode(self.proxy_protocol, remote, local, passed_on(tlvs, self.pass_through_tlvs))

@@ -108,12 +108,13 @@ class PoolConnect:
 class Pools:
     """All keep-alive connections of a worker. They outlive a snapshot: clusters and endpoints are found by name."""
 
-    __slots__ = ("_clients", "_draining", "_idle", "connector")
+    __slots__ = ("_announcing", "_clients", "_draining", "_idle", "connector")
 
     def __init__(self, connector: Connector = ConnectAttempt) -> None:
         self.connector = connector
         self._idle: dict[tuple[str, str, bytes], list[UpstreamConnection]] = {}
         self._clients: dict[bytes, set[tuple[str, str, bytes]]] = {}  # by preface: where there are idle ones
+        self._announcing: dict[str, Cluster] = {}  # those of which there are such, or were
         self._draining = False
 
     def take(
@@ -159,6 +160,7 @@ class Pools:
         self._idle.setdefault(key, []).append(upstream)
         if upstream.preface:
             self._clients.setdefault(upstream.preface, set()).add(key)
+            self._announcing[upstream.cluster.name] = upstream.cluster
         return True
 
     def forget(self, upstream: UpstreamConnection) -> None:
@@ -172,11 +174,12 @@ class Pools:
         """Does anything idle belong to one client alone?"""
         return bool(self._clients)
 
-    def leave(self, preface: bytes) -> None:
-        """This client is gone: close what was its own."""
-        for key in self._clients.pop(preface, ()):
-            for upstream in self._idle.pop(key):
-                upstream.close()
+    def leave(self, remote: str, local: str, tlvs: bytes) -> None:
+        """The client with these ends, of whom a proxy has said this, is gone: close what was its own."""
+        for cluster in self._announcing.values():
+            for key in self._clients.pop(cluster.preface(remote, local, tlvs), ()):
+                for upstream in self._idle.pop(key):
+                    upstream.close()
 
     def drain(self) -> None:
         """Close what is idle, and everything else when its exchange is over."""

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 from hotproxy.clock import Timer
 from hotproxy.config.address import Address
+from hotproxy.config.model import DEFAULT_UPSTREAM_IDLE_TIMEOUT_S
 from hotproxy.http.codec import Event, RequestHead, Violation
 from hotproxy.http.headers import Headers
 from hotproxy.http.http1_client import Http1ClientCodec
@@ -23,6 +24,10 @@ from hotproxy.saved import saved_bool, saved_bytes, saved_int, saved_seconds, sa
 from hotproxy.upstream.cluster import Cluster
 from hotproxy.upstream.connect import ConnectRuntime
 from hotproxy.upstream.endpoint import Endpoint
+
+# Where there is no idle timeout: a client's own may have been parted from it by a restart, or by a config that
+# introduces it otherwise, and then nobody closes it when the client leaves.
+PARTED_S: Final = DEFAULT_UPSTREAM_IDLE_TIMEOUT_S
 
 DUMP_VERSION: Final = 2
 _KEYS: Final = frozenset(
@@ -220,7 +225,8 @@ class UpstreamConnection:
         self.reused = True
         self.responded = False
         self._sent_before = connection.tx_bytes
-        self._wheel.arm(self._idle, self.cluster.idle_timeout_s)
+        timeout_s = self.cluster.idle_timeout_s
+        self._wheel.arm(self._idle, PARTED_S if self.preface and timeout_s == 0.0 else timeout_s)
 
     def taken(self, user: UpstreamUser) -> None:
         """Out of the pool: a new request begins."""
@@ -239,7 +245,10 @@ class UpstreamConnection:
             self._secure is not None and self.user is None
         ):  # between two requests: the endpoint may know that it is no cut
             self.connection.shutdown_write()
-        self.connection.close()
+        if self.raw and not self.connection.write_closed:  # a tunnel that is cut: bytes that only their end delimits
+            self.connection.reset()
+        else:
+            self.connection.close()
         self._gone()
 
     def _gone(self) -> None:

@@ -232,6 +232,7 @@ def _listener(
         proxy_stats=proxy_stats,
         xff_num_trusted_hops=config.xff_num_trusted_hops,
         secured=secured,
+        certificate=config.forwarded_certificate,
     )
 
 
@@ -263,4 +264,5 @@ def _cluster(config: model.Cluster, slab: Slab, random_: random.Random, tls: Ups
         stats=ClusterStats(slab, config.name),
         proxy_protocol=config.proxy_protocol,
         tls=tls,
+        pass_through_tlvs=frozenset(config.pass_through_tlvs),
     )

@@ -139,6 +139,9 @@ def configs(draw: st.DrawFn) -> model.Config:
                 draw(durations),
                 **limits,
                 xff_num_trusted_hops=draw(st.integers(0, 100)),
+                forwarded_certificate=model.ForwardedCertificate(
+                    draw(st.sampled_from([model.SANITIZE, model.SANITIZE_SET, model.ALWAYS_FORWARD_ONLY]))
+                ),
             )
         )
     tcp_addresses = st.builds(lambda port: Address(TCP, host="127.0.0.1", port=port), ports)
@@ -147,8 +150,9 @@ def configs(draw: st.DrawFn) -> model.Config:
     endpoints = draw(st.lists(endpoint, min_size=1, max_size=3, unique_by=lambda each: str(each.address)))
     policy = draw(st.sampled_from(["round_robin", "least_request", "random"]))
     version = draw(st.integers(0, 2))
+    tlvs = draw(st.sets(st.integers(0, 255)).map(sorted).map(tuple) | st.just(model.ALL_TLVS)) if version == 2 else ()
     cluster = model.Cluster("c", tuple(endpoints), "static", policy, draw(durations), draw(durations), version,
-                            draw(socket_options(st.just(0.0))))  # fmt: skip
+                            draw(socket_options(st.just(0.0))), pass_through_tlvs=tlvs)  # fmt: skip
     admin = draw(st.none() | st.just(model.Admin(Address(TCP, host="127.0.0.1", port=999))))
     return model.Config(
         draw(st.integers(0, 1024)),

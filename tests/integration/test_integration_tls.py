@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import select
 import shutil
@@ -266,17 +267,27 @@ def test_a_connection_that_is_cut_is_over(served: Served) -> None:
     eventually(lambda: served.proxy.stats()["listener.bytes.downstream_cx_active"] == 0, "its end")
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_a_proxy_header_comes_before_tls(served: Served, together: bool) -> None:
-    """In plain text, and the ClientHello may be in the same segment."""
+def test_it_is_the_announced_client_that_fails(served: Served) -> None:
+    """The log blamed the balancer for whatever its clients did."""
+    with clients.connect(served.proxy.port("behind")) as sock:
+        sock.sendall(b"PROXY TCP4 192.0.2.8 192.0.2.1 5000 443\r\nGET / HTTP/1.1\r\n\r\n")
+        while sock.recv(65536):
+            pass
+    eventually(lambda: "TLS with 192.0.2.8:5000 failed: plain HTTP" in served.proxy.log_text(), "a line about it")
+
+
+@pytest.mark.parametrize("cuts", [(41,), (), (7, 30, 60, 200)], ids=["two pieces", "one", "pieces that fit nothing"])
+def test_a_proxy_header_comes_before_tls(served: Served, cuts: tuple[int, ...]) -> None:
+    """In plain text, and the ClientHello, or some of it, may be in the same segment."""
     header = b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 443\r\n"
     with socket.create_connection(("127.0.0.1", served.proxy.port("behind")), timeout=60) as sock:
         peer = Peer(sock, client_context(), "web.example")
         peer.step()
         hello = peer.said()
-        sock.sendall(header + hello if together else header)
-        if not together:
-            sock.sendall(hello)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        whole = header + hello
+        for start, end in itertools.pairwise((0, *cuts, len(whole))):
+            sock.sendall(whole[start:end])
         while not peer.step():
             select.select([sock], [], [], 60)
         sock.sendall(peer.said() + peer.sealed(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"))

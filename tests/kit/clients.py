@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from tests.kit.instance import PATIENCE_S, Instance
 
@@ -52,6 +52,24 @@ def counts(process: subprocess.Popen[bytes], patience_s: float) -> dict[str, Any
     return found
 
 
+class Run(Protocol):
+    process: subprocess.Popen[bytes]
+
+
+RunT = TypeVar("RunT", bound=Run)
+
+
+@contextlib.contextmanager
+def _killed_at_the_end(run: RunT) -> Iterator[RunT]:
+    """Unless it has stopped by itself."""
+    try:
+        yield run
+    finally:
+        if run.process.poll() is None:
+            run.process.kill()
+        run.process.communicate()
+
+
 @contextlib.contextmanager
 def load(
     port: int | str,
@@ -63,13 +81,8 @@ def load(
     diary: bool = False,
 ) -> Iterator[LoadRun]:
     """`host` "unix": `port` is a path. `prefix`: the command that runs it where the proxy can be reached."""
-    run = LoadRun(host, port, new_rate, keepalive, pace_s, prefix, diary)
-    try:
+    with _killed_at_the_end(LoadRun(host, port, new_rate, keepalive, pace_s, prefix, diary)) as run:
         yield run
-    finally:
-        if run.process.poll() is None:
-            run.process.kill()
-        run.process.communicate()
 
 
 def connect(port: int) -> socket.socket:
@@ -158,13 +171,8 @@ class LongLived:
 @contextlib.contextmanager
 def long_lived(**wishes: Any) -> Iterator[LongLived]:
     """Connections that live through what the test does meanwhile: see `long_lived.py` for the wishes."""
-    run = LongLived(wishes)
-    try:
+    with _killed_at_the_end(LongLived(wishes)) as run:
         yield run
-    finally:
-        if run.process.poll() is None:
-            run.process.kill()
-        run.process.communicate()
 
 
 class Watch:
@@ -190,10 +198,5 @@ class Watch:
 @contextlib.contextmanager
 def watch(proxy: Instance) -> Iterator[Watch]:
     """Somebody who asks for statistics and status 20 times a second: see `watcher.py`."""
-    run = Watch(proxy)
-    try:
+    with _killed_at_the_end(Watch(proxy)) as run:
         yield run
-    finally:
-        if run.process.poll() is None:
-            run.process.kill()
-        run.process.communicate()

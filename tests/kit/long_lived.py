@@ -21,6 +21,7 @@ uploads are ended and compared, and one JSON object is printed:
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import collections
 import contextlib
@@ -97,7 +98,7 @@ class Book:
         task.add_done_callback(self.connecting.discard)
 
 
-class Client(asyncio.Protocol):
+class Client(asyncio.Protocol, abc.ABC):
     """One connection. `over`: it has had all that it wanted."""
 
     kind = ""
@@ -118,31 +119,9 @@ class Client(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]  # uvloop's is no subclass of asyncio.Transport
         self.begin()
 
+    @abc.abstractmethod
     def begin(self) -> None:
-        self.ask()
-
-    def ask(self) -> None:
-        raise NotImplementedError
-
-    def ask_later(self) -> None:
-        """Spread, so that they don't ask in step."""
-        self.book.rounds[self.kind] += 1
-        self.greet()
-        if self.book.stopping:
-            self.end()
-            return
-        self.resting = True
-        pace_s = self.book.pace_s * (0.75 + 0.5 * ((self.number + self.book.rounds[self.kind]) * 0.6180339887 % 1))
-        asyncio.get_running_loop().call_later(pace_s, self.ask_now)
-
-    def ask_now(self) -> None:
-        if self.over:
-            return
-        if self.book.stopping:
-            self.end()
-            return
-        self.resting = False
-        self.ask()
+        """It is connected."""
 
     def greet(self) -> None:
         self.book.first += not self.greeted
@@ -178,7 +157,38 @@ class Client(asyncio.Protocol):
         self.fail(what, IDLE if self.resting else ASKED)
 
 
-class KeepAlive(Client):
+class Asking(Client):
+    """One question after the other."""
+
+    def begin(self) -> None:
+        self.ask()
+
+    @abc.abstractmethod
+    def ask(self) -> None:
+        """The next question."""
+
+    def ask_later(self) -> None:
+        """Spread, so that they don't ask in step."""
+        self.book.rounds[self.kind] += 1
+        self.greet()
+        if self.book.stopping:
+            self.end()
+            return
+        self.resting = True
+        pace_s = self.book.pace_s * (0.75 + 0.5 * ((self.number + self.book.rounds[self.kind]) * 0.6180339887 % 1))
+        asyncio.get_running_loop().call_later(pace_s, self.ask_now)
+
+    def ask_now(self) -> None:
+        if self.over:
+            return
+        if self.book.stopping:
+            self.end()
+            return
+        self.resting = False
+        self.ask()
+
+
+class KeepAlive(Asking):
     kind = "keepalive"
 
     def ask(self) -> None:
@@ -208,7 +218,7 @@ class KeepAlive(Client):
             self.ask_later()
 
 
-class TcpPair(Client):
+class TcpPair(Asking):
     kind = "tcp_pairs"
     round = 0
 

@@ -148,7 +148,10 @@ class Worker:
             xff_num_trusted_hops=play.trusted_hops,
         )  # fmt: skip
         balancer = RoundRobin(endpoints, _Random())
-        self.cluster = Cluster("api", endpoints, balancer, 1.0, 60.0, self.upstream, play.proxy_protocol)
+        self.cluster = Cluster(
+            "api", endpoints, balancer, 1.0, 60.0, self.upstream, play.proxy_protocol,
+            pass_through_tlvs=play.pass_through_tlvs,
+        )  # fmt: skip
         self.pools = Pools(play.connector)
         snapshot = Snapshot({"web": self.listener}, {"api": self.cluster}, self.pools)
         self.runtime = Runtime(self.loop, self.wheel, play.clock, _Random(), self.buffered, snapshot)
@@ -180,10 +183,12 @@ class Playbook:
         proxy_protocol: int = 0,
         announced: Announced | None = None,
         trusted_hops: int = 0,
+        pass_through_tlvs: frozenset[int] = frozenset(),
     ) -> None:
         self.clock = _Clock()
         self.trusted_hops = trusted_hops
         self.proxy_protocol = proxy_protocol
+        self.pass_through_tlvs = pass_through_tlvs
         self.outcomes = list(outcomes)
         self.connects_to: list[str] = []
         self.log = _Log()

@@ -62,6 +62,7 @@ class Process:
         routes: TcpRoutes | None = None,
         proxy_protocol: int = 0,
         options: SocketOptions = DEFAULT,
+        pass_through_tlvs: frozenset[int] = frozenset(),
     ) -> None:
         stats = ListenerStats.declare("in") + TcpStats.declare("in") + ClusterStats.declare("db")
         slab = self.slab = Slab.private(stats)
@@ -87,8 +88,10 @@ class Process:
             options=options,
         )
         balancer = FirstOf(self.endpoints)
-        clusters = {"db": Cluster("db", self.endpoints, balancer, 1.0, 60.0, self.stats, proxy_protocol)}
-        snapshot = Snapshot({"in": self.listener}, clusters, Pools())
+        known = Cluster(
+            "db", self.endpoints, balancer, 1.0, 60.0, self.stats, proxy_protocol, pass_through_tlvs=pass_through_tlvs
+        )
+        snapshot = Snapshot({"in": self.listener}, {"db": known}, Pools())
         self.runtime = Runtime(self.loop, self.wheel, clock, random.Random(1), self.gauge, snapshot)
         self.ended: list[TcpProxy] = []
         self.moved: list[TcpProxy] = []
@@ -132,12 +135,16 @@ class TcpBench:
         routes: TcpRoutes | None = None,
         proxy_protocol: int = 0,
         announced: Announced | None = None,
+        pass_through_tlvs: frozenset[int] = frozenset(),
     ) -> None:
         self.clock = FakeClock()
         self.listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(endpoints)]
         self.texts = [f"127.0.0.1:{listener.getsockname()[1]}" for listener in self.listeners]
-        self.routes, self.proxy_protocol = routes, proxy_protocol
-        self.process = Process(self.clock, self.texts, attempts, cluster, routes, proxy_protocol)
+        # Of every process alike.
+        self.routes, self.proxy_protocol, self.pass_through_tlvs = routes, proxy_protocol, pass_through_tlvs
+        self.process = Process(
+            self.clock, self.texts, attempts, cluster, routes, proxy_protocol, pass_through_tlvs=pass_through_tlvs
+        )
         if family == "tcp":
             with socket.create_server(("127.0.0.1", 0)) as listener:
                 self.client = socket.create_connection(listener.getsockname())
@@ -184,7 +191,10 @@ class TcpBench:
         assert old.gauges() == before
         state = msgpack.unpackb(msgpack.packb(self.proxy.dump()))
         counters = old.counters()
-        new = Process(self.clock, self.texts, routes=self.routes, proxy_protocol=self.proxy_protocol)
+        new = Process(
+            self.clock, self.texts, routes=self.routes, proxy_protocol=self.proxy_protocol,
+            pass_through_tlvs=self.pass_through_tlvs,
+        )  # fmt: skip
         socks = [sock.dup() for sock in self.proxy.socks()]
         loaded = TcpProxy.load(state, socks, new.listener, new, new.runtime)
         connects = state["up"] is None and self.proxy.state == CONNECTING

@@ -370,6 +370,17 @@ def test_a_reader_that_never_reads_is_given_up_after_a_minute_without_progress(b
     assert bench.done == 1
 
 
+def test_a_reader_that_is_given_up_does_not_take_the_part_for_all(tcp):
+    tcp.connection.start()
+    tcp.connection.write(b"x" * 8_000_000)
+    tcp.connection.finish(tcp.count_done)
+    tcp.pass_time(FLUSH_S + 1)
+    assert tcp.done == 1
+    with pytest.raises(ConnectionResetError):
+        while tcp.peer.recv(1 << 20):
+            pass
+
+
 def test_a_peer_that_resets_during_the_flush_ends_it(tcp):
     tcp.connection.start()
     tcp.connection.write(b"x" * 8_000_000)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hotproxy.net.proxy_protocol import Announced, encode
+from hotproxy.net.proxy_protocol import Announced, encode, parse
 from hotproxy.proxy.connection_manager import ConnectionManager
 from hotproxy.telemetry.log_format import LogFormat
 from tests.kit.handoff import Handoff
@@ -85,6 +85,49 @@ def test_an_announced_client_is_announced(book: Book) -> None:
     assert isinstance(said, bytes) and said.startswith(encode(2, KNOWN.remote, KNOWN.local) + b"POST")
 
 
+AUTHORITY, UNIQUE, CHECKSUM = b"\x02\x00\x07a.b.com", b"\x05\x00\x02u1", b"\x03\x00\x04sum!"
+
+
+@MOVES
+@pytest.mark.parametrize(
+    ("kinds", "passed"),
+    [
+        (frozenset(), b""),
+        (frozenset({2}), AUTHORITY),
+        (frozenset({5, 0xEA}), UNIQUE),
+        (frozenset({3, 5}), UNIQUE + CHECKSUM),
+        (frozenset(range(256)), AUTHORITY + UNIQUE + CHECKSUM),
+    ],
+)
+def test_what_a_proxy_has_said_besides_is_passed_on_where_that_is_wanted(
+    book: Book, kinds: frozenset[int], passed: bytes, move: tuple[Any, ...]
+) -> None:
+    tlvs = AUTHORITY + UNIQUE + CHECKSUM
+    known = Announced(2, 28 + len(tlvs), True, KNOWN.remote, KNOWN.local, tlvs)
+    play = book(proxy_protocol=2, announced=known, pass_through_tlvs=kinds)
+    header = encode(2, known.remote, known.local, passed)
+    found = parse(header)
+    assert isinstance(found, Announced)  # its checksum is that of this header
+    request = GET_UP.replace(b"10.1.1.1", b"192.0.2.9")
+    assert play(*move, *WARM, *move, *WARM) == [
+        ("up", header + request), ("down", HI_DOWN), ("up", request), ("down", HI_DOWN),
+    ]  # fmt: skip
+    play(*move, ("down", EOF))
+    assert play.pools.idle_count == 0 and play.side("up").closed
+
+
+def test_clients_of_whom_other_things_are_said_are_others(book: Book) -> None:
+    """The same ends, as a proxy has that reuses its connections, and another unique id."""
+    known = Announced(2, 33, True, KNOWN.remote, KNOWN.local, UNIQUE)
+    play = book(proxy_protocol=2, announced=known, pass_through_tlvs=frozenset({5}))
+    play(*WARM)
+    (endpoint,) = play.cluster.endpoints
+    router: Any = object()
+    for tlvs in (b"\x05\x00\x02u2", b""):
+        preface = play.cluster.preface(KNOWN.remote, KNOWN.local, tlvs)
+        assert play.pools.take(play.cluster, endpoint, router, preface) is None
+
+
 def test_each_attempt_begins_anew(book: Book) -> None:
     play = book(proxy_protocol=1, outcomes=[REFUSED, OK], endpoints=["10.0.0.1:9000", "10.0.0.2:9000"])
     assert play(("down", GET), ("up", HI)) == [("up", US + GET_UP), ("down", HI_DOWN)]
@@ -128,7 +171,7 @@ def test_another_client_never_gets_it(book: Book) -> None:
     router: Any = object()
     assert pools.take(cluster, endpoint, router, encode(1, "10.1.1.2:5000", "127.0.0.1:80")) is None
     assert pools.take(cluster, endpoint, router) is None
-    pools.leave(encode(1, "10.1.1.2:5000", "127.0.0.1:80"))
+    pools.leave("10.1.1.2:5000", "127.0.0.1:80", b"")
     assert pools.idle_count == 1
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 
-from hotproxy.config.model import Route, VirtualHost
+from hotproxy.config import model
+from hotproxy.config.model import DirectResponse, ForwardedCertificate, Route, VirtualHost
 from hotproxy.http.codec import HTTP_1_1, RequestHead
 from hotproxy.http.headers import Headers
 from hotproxy.proxy import forwarding
@@ -15,6 +17,8 @@ from hotproxy.proxy.route import RouteTable
 from hotproxy.telemetry.log_format import LogFormat
 from hotproxy.telemetry.stream_info import StreamInfo
 from hotproxy.telemetry.tls_info import PeerCertificate, TlsInfo
+from tests.kit.phrases import GET
+from tests.kit.playbook import Playbook
 
 ANN = PeerCertificate(
     subject="CN=ann,O=Example",
@@ -64,10 +68,92 @@ def test_a_certificate_cannot_say_more_than_itself(changes: dict[str, object], p
     assert b"\n" not in shown(**changes)
 
 
-def forwarded(tls: TlsInfo | None) -> Headers:
-    head = RequestHead(b"GET", b"/", HTTP_1_1, Headers([(b"X-Forwarded-Client-Cert", b"Hash=mine")]))
-    assert forwarding.decode_headers(head, b"10.0.0.9", b"ID", tls)
+@pytest.mark.parametrize(
+    ("parts", "shown"),
+    [
+        (("subject",), b'Subject="CN=ann,O=Example"'),
+        (("uri",), b"URI=spiffe://example/ann"),
+        (("dns",), b"DNS=ann.example;DNS=www.ann.example"),
+        (("cert",), b'Cert="-----BEGIN%20A%2BB%3D%0A"'),
+        (("chain",), b'Chain="-----BEGIN%20A%2BB%3D%0A-----BEGIN%20CA%0A"'),
+        ((), b""),
+        (("cert", "subject"), b'Cert="-----BEGIN%20A%2BB%3D%0A";Subject="CN=ann,O=Example"'),
+    ],
+)
+def test_its_parts_are_chosen(parts: tuple[str, ...], shown: bytes) -> None:
+    """By and Hash are always there; the order is Envoy's, and what is in PEM is encoded as in a URL."""
+    pem = "-----BEGIN A+B=\n"
+    tls = dataclasses.replace(TLS, peer=dataclasses.replace(ANN, pem=pem, chain=pem + "-----BEGIN CA\n"))
+    every = {name: name in parts for name in ("subject", "uri", "dns", "cert", "chain")}
+    expected = b"By=spiffe://example/us;Hash=" + b"ab" * 32
+    assert client_certificate(tls, ForwardedCertificate(**every)) == expected + (b";" + shown if shown else b"")
+
+
+def test_where_the_chain_is_not_known_it_is_the_certificate() -> None:
+    assert client_certificate(TLS, ForwardedCertificate(chain=True)).count(b'Chain="PEM"') == 1
+
+
+def forwarded(tls: TlsInfo | None, details: str = model.SANITIZE_SET, *claims: bytes) -> Headers:
+    head = RequestHead(
+        b"GET", b"/", HTTP_1_1, Headers([(b"X-Forwarded-Client-Cert", claim) for claim in claims or (b"Hash=mine",)])
+    )
+    assert forwarding.decode_headers(head, b"10.0.0.9", b"ID", tls, ForwardedCertificate(details))
     return head.headers
+
+
+OURS = client_certificate(TLS)
+
+
+@pytest.mark.parametrize(
+    ("details", "with_certificate", "without"),
+    [
+        (model.SANITIZE, [], []),
+        (model.SANITIZE_SET, [OURS], []),
+        (model.APPEND_FORWARD, [b"Hash=a,Hash=b," + OURS], []),
+        (model.FORWARD_ONLY, [b"Hash=a", b"Hash=b"], []),
+        (model.ALWAYS_FORWARD_ONLY, [b"Hash=a", b"Hash=b"], [b"Hash=a", b"Hash=b"]),
+    ],
+)
+def test_the_modes_are_envoys(details: str, with_certificate: list[bytes], without: list[bytes]) -> None:
+    claims = (b"Hash=a", b"Hash=b")
+    assert forwarded(TLS, details, *claims).get_all(b"x-forwarded-client-cert") == with_certificate
+    for tls in (dataclasses.replace(TLS, peer=None), None):
+        assert forwarded(tls, details, *claims).get_all(b"x-forwarded-client-cert") == without
+
+
+def test_nothing_sent_is_nothing_to_append_to() -> None:
+    head = RequestHead(b"GET", b"/", HTTP_1_1, Headers())
+    forwarding.decode_headers(head, b"10.0.0.9", b"ID", TLS, ForwardedCertificate(model.APPEND_FORWARD))
+    assert head.headers.get_all(b"x-forwarded-client-cert") == [OURS]
+
+
+@pytest.mark.parametrize("details", [model.SANITIZE, model.ALWAYS_FORWARD_ONLY])
+def test_a_name_that_only_an_underscore_tells_apart_never_passes(details: str) -> None:
+    head = RequestHead(b"GET", b"/", HTTP_1_1, Headers([(b"X_Forwarded_Client_Cert", b"Hash=mine")]))
+    forwarding.decode_headers(head, b"10.0.0.9", b"ID", None, ForwardedCertificate(details))
+    assert not head.headers.has(b"x_forwarded_client_cert")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (b"x-forwarded-client-cert", "Hash=admin"),
+        (b"x-forwarded-for", "10.0.0.1"),
+        (b"x-forwarded-proto", "https"),
+        (b"x-envoy-internal", "true"),
+        (b"x-request-id", "mine"),
+    ],
+)
+def test_no_route_is_chosen_by_what_a_client_says_of_itself(
+    book: Callable[..., Playbook], field: bytes, value: str
+) -> None:
+    """Header matchers saw the request as it came: a claim that no endpoint would have been told opened their route."""
+    secret = Route("secret", prefix="/", headers=((field.decode(), value),), direct_response=DirectResponse(200))
+    play = book(routes=[secret, Route("rest", prefix="/", direct_response=DirectResponse(403))])
+    request = GET[:-2] + field + b": " + value.encode() + b"\r\n\r\n"
+    (_, said), *_ = play(("down", request))
+    assert isinstance(said, bytes) and said.startswith(b"HTTP/1.1 403 ")
+    assert play.log.infos[0].route == "rest"
 
 
 def test_a_clients_own_claim_never_gets_through() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hotproxy.clock import TICK_S
 from hotproxy.errors import DRAIN_DEADLINE
 from hotproxy.proxy.tcp_proxy import BULK_READS, LARGE_BYTES
 from tests.kit.tcp_bench import TcpBench, reset
@@ -169,20 +170,25 @@ def test_freezing_empties_the_pipe(make: Any, way: str) -> None:
 @pytest.mark.parametrize("who", ["sender", "receiver"])
 @WAY
 def test_a_reset_while_bytes_are_in_the_pipe(make: Any, who: str, way: str) -> None:
-    """What the endpoint had sent still goes to the client; nothing else is lost: no pipe, no gauge, no descriptor."""
+    """What the sender had sent still arrives, and then a reset; nothing is lost: no pipe, no gauge, no descriptor."""
     bulk = Bulk(make, "tcp", way)
     bulk.block()
     if who == "receiver":
         reset(bulk.receiver)
     else:
         reset(bulk.sender)
-    for _ in range(3):
         bulk.bench.turn()
-        if who == "sender":
-            while bulk.receive():
-                bulk.bench.turn()
+        with pytest.raises(ConnectionResetError):
+            for _ in range(1000):
+                bulk.receive()
+                bulk.bench.pass_time(TICK_S)
     bulk.bench.pass_time(100.0)
     assert bulk.right and bulk.bench.process.ended == [bulk.bench.proxy]
+    if who == "sender":
+        info, stats = bulk.bench.info, bulk.bench.process.stats
+        upstream = (stats.upstream_cx_rx_bytes_total.value, stats.upstream_cx_tx_bytes_total.value)
+        read, written = (upstream[0], info.tx_bytes) if way == "down" else (info.rx_bytes, upstream[1])
+        assert read == written == bulk.received > 0
 
 
 def test_the_drain_deadline_drops_what_is_in_the_pipe(make: Any) -> None:

@@ -8,14 +8,24 @@ import socket
 
 import pytest
 
+from hotproxy.clock import TICK_S
 from hotproxy.errors import DRAIN_DEADLINE, LOCAL_CONNECT_FAILURE
-from hotproxy.net.connection import HIGH_WATERMARK_BYTES, Connection
+from hotproxy.net.connection import FLUSH_S, HIGH_WATERMARK_BYTES, Connection
 from hotproxy.net.pipes import PIPE_BYTES
 from hotproxy.proxy.tcp_proxy import EARLY_BYTES, Leg, TcpProxy
 from hotproxy.upstream.connect import ConnectAttempt
 from hotproxy.upstream.endpoint import Endpoint
 from tests.kit.clock import pass_time
 from tests.kit.tcp_bench import IDLE_S, TcpBench, reset
+
+
+def assert_reset(sock: socket.socket) -> None:
+    """A unix socket knows only ordinary ends."""
+    if sock.family == socket.AF_UNIX:
+        assert sock.recv(1) == b""
+    else:
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -221,29 +231,76 @@ def test_a_client_that_leaves_while_we_connect(make):
     assert bench.info.flags == ("DC",)
 
 
-def test_a_reset_endpoint_ends_it_after_its_last_bytes(make):
+@pytest.mark.parametrize("who", ["client", "upstream"])
+def test_a_reset_is_passed_on_behind_the_last_bytes(make, who):
+    """With an ordinary end, whoever reads until the end took half a dump of a database for all of it."""
     bench = make()
     bench.start()
     upstream = bench.connect()
-    upstream.sendall(b"last words")
+    broken, other = (bench.client, upstream) if who == "client" else (upstream, bench.client)
+    broken.sendall(b"last words")
+    reset(broken)
+    bench.turn()
+    assert other.recv(100) == b"last words"
+    bench.pass_time(TICK_S * 2)
+    assert_reset(other)
+    assert bench.info.flags == (("DC",) if who == "client" else ("UC",))
+    assert (bench.info.rx_bytes, bench.info.tx_bytes) == ((10, 0) if who == "client" else (0, 10))
+
+
+@pytest.mark.parametrize("who", ["client", "upstream"])
+def test_a_reset_does_not_take_away_what_a_slow_reader_has_not_got_yet(make, who):
+    """Our buffer, and then the kernel's, are emptied first: SO_LINGER would throw them away."""
+    bench = make()
+    bench.start()
+    upstream = bench.connect()
+    broken, other = (bench.client, upstream) if who == "client" else (upstream, bench.client)
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * 1024)
+    broken.sendall(b"x" * 200_000)
+    bench.turn()
+    reset(broken)
+    bench.turn()
+    received = 0
+    with pytest.raises(ConnectionResetError):
+        while True:
+            received += len(other.recv(16 * 1024))
+            bench.turn()
+            bench.pass_time(TICK_S)
+    assert received == 200_000
+
+
+def test_a_reader_that_takes_nothing_after_a_reset_is_given_up(make):
+    bench = make()
+    bench.start()
+    upstream = bench.connect()
+    bench.client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024)
+    upstream.sendall(b"x" * 40_000)
+    bench.turn()
     reset(upstream)
-    bench.turn()
-    assert bench.client.recv(100) == b"last words"
-    assert bench.client.recv(100) == b""
-    bench.client.close()
-    bench.turn()
-    assert bench.info.flags == ("UC",)
-    assert bench.info.tx_bytes == 10
+    for _ in range(3):
+        bench.turn()
+        bench.pass_time(FLUSH_S)
+    assert bench.process.ended == [bench.proxy]
+    with pytest.raises(ConnectionResetError):
+        while bench.client.recv(16 * 1024):
+            pass
 
 
-def test_a_reset_client_closes_the_endpoint(make):
+@pytest.mark.parametrize("who", ["client", "upstream"])
+def test_who_had_ended_before_its_reset_had_said_everything(make, who):
+    """An endpoint that answers and closes resets whoever goes on talking: its answer is whole all the same."""
     bench = make()
     bench.start()
     upstream = bench.connect()
-    reset(bench.client)
+    broken, other = (bench.client, upstream) if who == "client" else (upstream, bench.client)
+    broken.sendall(b"all of it")
+    broken.shutdown(socket.SHUT_WR)
     bench.turn()
-    assert upstream.recv(1) == b""
-    assert bench.info.flags == ("DC",)
+    other.sendall(b"too late")
+    reset(broken)
+    bench.turn()
+    assert other.recv(100) == b"all of it"
+    assert other.recv(100) == b""
 
 
 def test_idle_counts_both_directions(make):
@@ -259,7 +316,8 @@ def test_idle_counts_both_directions(make):
     bench.pass_time(IDLE_S)
     assert bench.process.ended == [bench.proxy]
     assert bench.process.tcp_stats.idle_timeout.value == 1
-    assert bench.client.recv(1) == b""
+    assert_reset(bench.client)
+    assert_reset(upstream)
 
 
 def test_a_slow_reader_is_not_idle(make):
@@ -330,7 +388,7 @@ def test_draining_goes_on_until_the_deadline(bench):
     assert bench.info.flags == ("DI",)
     assert bench.process.tcp_stats.downstream_cx_drain_close.value == 1
     bench.proxy.close(DRAIN_DEADLINE)
-    assert upstream.recv(1) == b""
+    assert_reset(upstream)
 
 
 @pytest.mark.parametrize("end", ["both close", "client resets", "refused"])

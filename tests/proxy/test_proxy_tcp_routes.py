@@ -229,6 +229,21 @@ def test_the_endpoint_hears_first_who_the_client_is(make, version, move) -> None
     assert (info.rx_bytes, info.tx_bytes) == (1, 0)
 
 
+@MOVES
+def test_and_what_was_said_of_it_where_that_is_wanted(make, move) -> None:
+    bench = make(proxy_protocol=2, announced=announced(), pass_through_tlvs=frozenset({2}))
+    if move is not None:
+        bench.process.loop.add_writer = lambda fd, callback: None
+    bench.start()
+    bench.turn()
+    if move is not None:
+        del bench.process.loop.add_writer
+        bench.move(move)
+    if move:
+        bench.listeners[0].accept()[0].close()  # the attempt that was under way
+    assert bench.connect().recv(1000) == encode(2, "192.0.2.1:5000", "192.0.2.2:443", announced().tlvs)
+
+
 def test_without_an_announcement_the_client_is_who_has_connected(make) -> None:
     bench = make(proxy_protocol=1)
     bench.start()

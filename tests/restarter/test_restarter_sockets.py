@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hotproxy.restarter import sockets
@@ -157,6 +158,24 @@ def test_every_address_is_both_families_and_explicit_ones_are_not(table: SocketT
 def test_an_address_that_is_not_here(table: SocketTable) -> None:
     with pytest.raises(BindRefused, match="Cannot assign requested address"):
         table.acquire(hello(1, a=tcp("192.0.2.1", 8080)))
+
+
+def test_a_link_local_address_with_its_link(table: SocketTable) -> None:
+    """The kernel wants the number of the link beside the address, and said "Invalid argument" to its name in it."""
+    addresses = [each.address for found in psutil.net_if_addrs().values() for each in found]
+    link_local = next((address for address in addresses if address.startswith("fe80:") and "%" in address), None)
+    if link_local is None:
+        pytest.skip("no link-local address on this machine")
+    (found,) = table.acquire(hello(1, a=tcp(link_local))).sockets
+    found.sock.listen()
+    zone = link_local.partition("%")[2]
+    assert found.sock.getsockname()[3] == socket.if_nametoindex(zone)
+    assert table.acquire(hello(1, b=tcp(f"{link_local.partition('%')[0]}%{socket.if_nametoindex(zone)}"))).sockets
+
+
+def test_a_link_that_is_not_there(table: SocketTable) -> None:
+    with pytest.raises(BindRefused, match=r"no interface 'nowhere'"):
+        table.acquire(hello(1, a=tcp("fe80::1%nowhere")))
 
 
 def test_unix_sockets_are_one_for_all_with_their_mode(table: SocketTable, tmp_path: Path) -> None:

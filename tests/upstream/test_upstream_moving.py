@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import msgpack
 import pytest
 
 from hotproxy.upstream.moving import IdleUpstream
+from hotproxy.upstream.upstream_connection import PARTED_S
 from tests.kit.clock import pass_time
 from tests.kit.fake_sockets import EOF, RESET, FakeSocket
 from tests.upstream.pool_world import ANSWER, World
@@ -116,6 +118,29 @@ def test_the_idle_timeout_goes_on(make: Callable[[], World]) -> None:
     assert new.pools.idle_count == 1
     pass_time(new.clock, new.wheel, 1.0)
     assert (new.pools.idle_count, new.stats.upstream_cx_idle_timeout.value) == (0, 1)
+
+
+def test_one_clients_own_does_not_wait_for_ever_for_a_client_that_is_elsewhere(make: Callable[[], World]) -> None:
+    """It goes to another worker than its client: nobody there closes it when the client leaves, nor may anybody else
+    have it. Without an idle timeout it stayed until the endpoint closed it, one more for every restart."""
+    old, new = make(), make()
+    for world in (old, new):
+        world.cluster = dataclasses.replace(world.cluster, idle_timeout_s=0.0, proxy_protocol=1)
+        world.snapshot.clusters["api"] = world.cluster
+    _, upstream, sock = old.connected()
+    upstream.preface = old.cluster.preface("192.0.2.1:5", "192.0.2.2:6", b"")
+    sock.inbox.append(ANSWER)
+    old.loop.run()
+    upstream.release()
+    (idle,) = old.pools.freeze_idle(1)
+    load(new, idle).start()
+    idle.release()
+    assert new.take() is None
+    new.pools.leave("192.0.2.9:5", "192.0.2.2:6", b"")
+    pass_time(new.clock, new.wheel, PARTED_S - 1)
+    assert new.pools.idle_count == 1
+    pass_time(new.clock, new.wheel, 2)
+    assert new.pools.idle_count == 0
 
 
 def test_one_that_is_not_moved_after_all_closes_in_a_worker_that_leaves(make: Callable[[], World]) -> None:
