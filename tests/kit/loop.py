@@ -10,7 +10,7 @@ import select
 import socket
 from collections.abc import Callable
 
-from hotproxy.net.transfer import is_quiet, receive, transmit
+from hotproxy.net.transfer import accept, is_quiet, receive, transmit
 
 Callback = Callable[[], None]
 
@@ -38,6 +38,9 @@ class FakeLoop:
 
     def call_soon(self, callback: Callback) -> None:
         self.soon.append(callback)
+
+    def accept(self, listening: socket.socket) -> tuple[socket.socket, object] | None:
+        return accept(listening)
 
     def receive(self, fd: int) -> bytes | None:
         return receive(fd)
