@@ -87,3 +87,23 @@ class FakeLoop:
             if not self.turn():
                 return count
         raise AssertionError(f"still busy after {turns} turns: readers {self.readers}, writers {self.writers}")
+
+
+class WatchedLoop(FakeLoop):
+    """Counts how often a descriptor begins or ceases to be read: each time a system call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changes = 0
+
+    def add_reader(self, fd: int, callback: Callback) -> None:
+        self.changes += fd not in self.readers
+        super().add_reader(fd, callback)
+
+    def remove_reader(self, fd: int) -> bool:
+        self.changes += fd in self.readers
+        return super().remove_reader(fd)
+
+    def forget(self, fd: int) -> None:
+        self.changes += fd in self.readers
+        super().forget(fd)

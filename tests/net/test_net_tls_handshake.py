@@ -16,7 +16,7 @@ from hotproxy.net.tls_errors import hush_server_names
 from hotproxy.net.tls_handshake import BROKEN, GONE, LATE, NO_PEER_CERTIFICATE, TIMED_OUT, UNVERIFIED
 from hotproxy.net.tls_loop import TlsLoop
 from hotproxy.net.tls_server import ServerTls
-from tests.kit.loop import Callback, FakeLoop
+from tests.kit.loop import WatchedLoop
 from tests.kit.tls import NAME, Bench, Files, authority, client_context
 
 
@@ -304,22 +304,6 @@ def test_whoever_reads_later_is_not_called_before(folder: Path) -> None:
     bench.loop.run()
     assert bench.owner.heard == [b"early and late"]
     bench.close()
-
-
-class WatchedLoop(FakeLoop):
-    """Counts how often a descriptor begins or ceases to be watched: each time a system call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.changes = 0
-
-    def add_reader(self, fd: int, callback: Callback) -> None:
-        self.changes += fd not in self.readers
-        super().add_reader(fd, callback)
-
-    def forget(self, fd: int) -> None:
-        self.changes += fd in self.readers
-        super().forget(fd)
 
 
 def test_the_descriptor_stays_watched_from_the_handshake_on(folder: Path) -> None:
