@@ -199,6 +199,14 @@ def all_cases(quick: bool, rates: Sequence[float], seconds: int = 0) -> list[Cas
             with_floor=False,
         ),
         Case(
+            "tls-connection",
+            "TLS 1.3, new connection per request",
+            (CPU, RATE),
+            closed_loop(SMALL, 32, seconds, close=True, secure=True),
+            rounds(5),
+            with_floor=False,
+        ),
+        Case(
             "tls-body-1m",
             "TLS 1.3, bodies of 1 MiB",
             (CPU_GB, RATE),

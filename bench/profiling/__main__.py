@@ -227,7 +227,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.profiling", description=__doc__)
     parser.add_argument("--seconds", type=int, default=8, help="of sampling")
     parser.add_argument("--rounds", type=int, default=5, help="without perf, for the CPU time per request")
-    parser.add_argument("--case", default="small", choices=["small", "connection", "post", "body-1m"])
+    parser.add_argument(
+        "--case", default="small", choices=["small", "connection", "post", "body-1m", "tls", "tls-body-1m"]
+    )
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="directory of the results")
     arguments = parser.parse_args()
     missing = [program for program in ("nginx", "wrk") if find(program) is None]

@@ -323,11 +323,11 @@ class Connection:
         self._done = done
         self._proper = proper
         self.owner = None
-        if self._reading:
-            self._reading = False
-            self._loop.remove_reader(self.fd)
         self.state = FLUSHING
         if self._pending:
+            if self._reading:
+                self._reading = False
+                self._loop.remove_reader(self.fd)
             self._want_write()
             self._arm(FLUSH_S)
         else:

@@ -7,12 +7,24 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 from typing import Final
 
 # One read: large enough that a bulk body costs one call per 64 KiB, small enough to be fair between connections.
 READ_BYTES: Final = 64 * 1024
 
 _ANYTHING: Final = select.POLLIN | select.POLLRDHUP
+
+
+def accept(listening: socket.socket) -> tuple[socket.socket, object] | None:
+    """The next client of a non-blocking TCP or unix socket, non-blocking too, and its address as Python's sockets tell
+    it; None: nobody waits. OSError as accept(2)."""
+    try:
+        sock, address = listening.accept()
+    except BlockingIOError:
+        return None
+    sock.setblocking(False)
+    return sock, address
 
 
 def receive(fd: int) -> bytes | None:

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from hotproxy.net.transfer import is_quiet, receive, transmit
+from hotproxy.net.transfer import accept, is_quiet, receive, transmit
 
 Callback = Callable[[], None]
 
@@ -59,6 +59,9 @@ class Poller:
     def call_soon(self, callback: Callback) -> None:
         """In the next turn of the loop."""
         self._loop.call_soon(callback)
+
+    def accept(self, listening: socket.socket) -> tuple[socket.socket, object] | None:
+        return accept(listening)
 
     def receive(self, fd: int) -> bytes | None:
         return receive(fd)

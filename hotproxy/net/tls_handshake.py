@@ -58,7 +58,7 @@ class TlsHandshake:
 
     __slots__ = (
         "_fd", "_incoming", "_loop", "_out", "_outgoing", "_owner", "_reading", "_received", "_side", "_sock", "_ssl",
-        "_buffered", "_done", "_frozen", "_timer", "_wheel", "_writing",
+        "_buffered", "_done", "_frozen", "_spoken", "_timer", "_wheel", "_writing",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +84,7 @@ class TlsHandshake:
         self._ssl: ssl.SSLObject | None = side.wrap(self._incoming, self._outgoing)
         self._received = bytearray(received)  # not fed to OpenSSL
         self._out = b""  # not taken by the kernel
+        self._spoken = False  # OpenSSL was asked at least once
         self._done = False
         self._frozen = False
         self._reading = False
@@ -158,15 +159,17 @@ class TlsHandshake:
 
     def _step(self) -> None:
         """As far as the records go that are here."""
-        assert self._ssl is not None
+        shaking = self._ssl
+        assert shaking is not None
         try:
-            while not self._done:
+            # Not asked before there is something for it, but for a client's first words: "I want more" is an exception.
+            while not self._done and (self._feed() or not (shaking.server_side or self._spoken)):
+                self._spoken = True
                 try:
-                    self._ssl.do_handshake()
+                    shaking.do_handshake()
                     self._done = True
                 except ssl.SSLWantReadError:
-                    if not self._feed():
-                        break
+                    pass
         except ssl.SSLError as error:
             self._flush()
             self._fail(_how(error), in_words(error))
@@ -216,19 +219,23 @@ class TlsHandshake:
         return not self._out
 
     def _finish(self) -> None:
-        handshaken, owner = self._ssl, self._owner
+        handshaken, owner, sock = self._ssl, self._owner, self._sock
         assert handshaken is not None
         try:
             info = self._side.info(handshaken)
         except TlsError as error:
             self._fail(UNVERIFIED, str(error))
             return
-        sock = self._let_go()
         if owner is None or sock is None:
             return
         records = OpensslRecords(handshaken, self._incoming, self._outgoing)
-        secure = TlsLoop(self._loop, self._fd, records, bytes(self._received), info)
-        owner.on_secured(sock, secure)
+        # Still watched: whoever reads next mostly says so at once, and the kernel needs not hear of it twice.
+        secure = TlsLoop(self._loop, self._fd, records, bytes(self._received), info, self._reading)
+        self._drop()
+        try:
+            owner.on_secured(sock, secure)
+        finally:
+            secure.settle()
 
     def _fail(self, how: int, why: str) -> None:
         owner = self._owner
@@ -248,15 +255,19 @@ class TlsHandshake:
 
     def _let_go(self) -> socket.socket | None:
         """Out of the loop; all cycles are broken."""
-        sock, self._sock = self._sock, None
+        sock = self._sock
+        self._drop()
+        if sock is not None:
+            self._loop.forget(self._fd)
+        return sock
+
+    def _drop(self) -> None:
+        self._sock = None
         self._owner = None
         self._ssl = None
         self._timer.drop()
-        if sock is not None:
-            self._reading = False
-            self._writing = False
-            self._loop.forget(self._fd)
-        return sock
+        self._reading = False
+        self._writing = False
 
 
 class Mute:

@@ -38,15 +38,19 @@ _TALKS_TO_ITSELF: Final = "the peer asked for more key updates than it has read"
 
 
 class TlsLoop:
-    """`received`: what came behind the handshake already. `info`: what the handshake has agreed upon."""
+    """`received`: what came behind the handshake already. `info`: what the handshake has agreed upon. `watched`: the
+    handshake has left the descriptor in the loop, until somebody reads or `settle`."""
 
     __slots__ = (
         "_due", "_ended", "_ending", "_fd", "_held", "_loop", "_partial", "_reader", "_records", "_sealed",
-        "_sealed_plain", "info",
+        "_sealed_plain", "_watched", "info",
     )  # fmt: skip
 
-    def __init__(self, loop: Loop, fd: int, records: RecordLayer, received: bytes, info: TlsInfo) -> None:
+    def __init__(
+        self, loop: Loop, fd: int, records: RecordLayer, received: bytes, info: TlsInfo, watched: bool = False
+    ) -> None:
         self.info = info
+        self._watched = watched
         self._loop = loop
         self._fd = fd
         self._records = records
@@ -68,6 +72,7 @@ class TlsLoop:
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         self._reader = callback
+        self._watched = False
         self._loop.add_reader(fd, callback)
         if self._due:
             self._loop.call_soon(self._tell_due)
@@ -75,6 +80,12 @@ class TlsLoop:
     def remove_reader(self, fd: int) -> None:
         self._reader = None
         self._loop.remove_reader(fd)
+
+    def settle(self) -> None:
+        """Whoever was to read has had the chance to say so."""
+        if self._watched:
+            self._watched = False
+            self._loop.remove_reader(self._fd)
 
     def _tell_due(self) -> None:
         if self._due and self._reader is not None:
@@ -232,6 +243,7 @@ class TlsLoop:
 
     def forget(self, fd: int) -> None:
         self._reader = None
+        self._watched = False
         self._ending = None
         self._due = False
         self._held = None

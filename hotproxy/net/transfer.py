@@ -9,16 +9,17 @@ from hotproxy.net.plain_transfer import READ_BYTES
 from hotproxy.shm.kernel import why_failed, why_not
 
 if TYPE_CHECKING:
-    from hotproxy.net.plain_transfer import is_quiet, receive, transmit
+    from hotproxy.net.plain_transfer import accept, is_quiet, receive, transmit
 
     WHY_PLAIN: str  # "" when they are compiled
 else:
-    receive, transmit, is_quiet = plain_transfer.receive, plain_transfer.transmit, plain_transfer.is_quiet
+    accept, receive = plain_transfer.accept, plain_transfer.receive
+    transmit, is_quiet = plain_transfer.transmit, plain_transfer.is_quiet
     WHY_PLAIN = why_not()
     if not WHY_PLAIN:
         try:
-            from hotproxy.net._transfer import is_quiet, receive, transmit
+            from hotproxy.net._transfer import accept, is_quiet, receive, transmit
         except ImportError as error:
             WHY_PLAIN = why_failed(error)
 
-__all__ = ["READ_BYTES", "WHY_PLAIN", "is_quiet", "receive", "transmit"]
+__all__ = ["READ_BYTES", "WHY_PLAIN", "accept", "is_quiet", "receive", "transmit"]

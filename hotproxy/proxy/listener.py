@@ -57,9 +57,12 @@ _OUT_OF_DESCRIPTORS: Final = 2
 
 
 class AcceptLoop(Loop, Protocol):
-    """A loop that can share a listening socket with other processes."""
+    """A loop for listening sockets, which it can share with other processes."""
 
     def add_exclusive_reader(self, fd: int, callback: Callable[[], None]) -> None: ...
+
+    def accept(self, listening: socket.socket) -> tuple[socket.socket, object] | None:
+        """See `net.plain_transfer`."""
 
 
 class Admission:
@@ -329,16 +332,19 @@ class Listener:
         # Before it is ours: a worker that is killed in between would hold a client that nobody knows of.
         stats.downstream_cx_active.add(1)
         try:
-            sock, address = acceptor.sock.accept()
+            accepted = self._loop.accept(acceptor.sock)
         except OSError as error:
             stats.downstream_cx_active.add(-1)
-            return self._accepted_nothing(acceptor, error)
+            return self._failed_to_accept(acceptor, error)
+        if accepted is None:
+            stats.downstream_cx_active.add(-1)
+            return _EMPTY
+        sock, address = accepted
         if 0 < self.config.max_connections <= len(self.connections):
             stats.downstream_cx_active.add(-1)
             stats.downstream_cx_overflow.inc()
             sock.close()
             return _TAKEN
-        sock.setblocking(False)
         if acceptor.is_tcp:
             self.config.options.apply(sock)
         connection = self._connection(sock, address_text(address), acceptor.is_tcp)
@@ -348,9 +354,7 @@ class Listener:
         connection.start()
         return _TAKEN
 
-    def _accepted_nothing(self, acceptor: Acceptor, error: OSError) -> int:
-        if isinstance(error, BlockingIOError):
-            return _EMPTY
+    def _failed_to_accept(self, acceptor: Acceptor, error: OSError) -> int:
         if error.errno in _OF_THE_PEER:
             return _TAKEN
         if error.errno in _EXHAUSTED:

@@ -26,6 +26,8 @@ from hotproxy.telemetry.tls_info import PeerCertificate, TlsInfo
 
 # RFC 1035 section 2.3.4: a name has at most 255 bytes. Longer ones only match "*": every label costs a look-up.
 _MAX_HOST_BYTES: Final = 255
+_BACKSLASH: Final = 0x5C
+_PERCENT: Final = 0x25
 _TRIPLET: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 _UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
@@ -235,11 +237,12 @@ class RouteTable:
 def normalise(target: bytes) -> tuple[bytes, bytes] | None:
     """`(path to match, target to forward)`, see the top of this file; None for a path that is refused."""
     path = target.partition(b"?")[0]
-    if b"\\" in path:
+    # Numbers and `find`: `b"x" in bytes` asks whether b"x" is a number, and drops the exception that says no (0.2 us).
+    if _BACKSLASH in path:
         return None
-    if b"%" in path:
+    if _PERCENT in path:
         path = _TRIPLET.sub(_decode_unreserved, path)
-    if b"/." not in path:
+    if path.find(b"/.") < 0:
         return path, target
     segments: list[bytes] = []
     last = b""

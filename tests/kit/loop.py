@@ -10,7 +10,7 @@ import select
 import socket
 from collections.abc import Callable
 
-from hotproxy.net.transfer import is_quiet, receive, transmit
+from hotproxy.net.transfer import accept, is_quiet, receive, transmit
 
 Callback = Callable[[], None]
 
@@ -38,6 +38,9 @@ class FakeLoop:
 
     def call_soon(self, callback: Callback) -> None:
         self.soon.append(callback)
+
+    def accept(self, listening: socket.socket) -> tuple[socket.socket, object] | None:
+        return accept(listening)
 
     def receive(self, fd: int) -> bytes | None:
         return receive(fd)
@@ -84,3 +87,23 @@ class FakeLoop:
             if not self.turn():
                 return count
         raise AssertionError(f"still busy after {turns} turns: readers {self.readers}, writers {self.writers}")
+
+
+class WatchedLoop(FakeLoop):
+    """Counts how often a descriptor begins or ceases to be read: each time a system call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changes = 0
+
+    def add_reader(self, fd: int, callback: Callback) -> None:
+        self.changes += fd not in self.readers
+        super().add_reader(fd, callback)
+
+    def remove_reader(self, fd: int) -> bool:
+        self.changes += fd in self.readers
+        return super().remove_reader(fd)
+
+    def forget(self, fd: int) -> None:
+        self.changes += fd in self.readers
+        super().forget(fd)

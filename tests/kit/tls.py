@@ -248,10 +248,17 @@ class Owner:
 class Bench:
     """Our handshake and connection on one end of a real pair of sockets, a `Peer` on the other."""
 
-    def __init__(self, side: object, context: ssl.SSLContext, name: str | None = NAME, session: object = None) -> None:
+    def __init__(
+        self,
+        side: object,
+        context: ssl.SSLContext,
+        name: str | None = NAME,
+        session: object = None,
+        loop: FakeLoop | None = None,
+    ) -> None:
         self.clock = FakeClock()
         self.wheel = TimerWheel(self.clock)
-        self.loop = FakeLoop()
+        self.loop = loop or FakeLoop()
         self.gauge = FakeGauge()
         self.owner = Owner()
         self.connection: Connection | None = None

@@ -25,7 +25,7 @@ from hotproxy.net.connection import (
 from hotproxy.net.saved_state import read_state
 from tests.kit.clock import FakeClock, pass_time
 from tests.kit.connection import FakeGauge
-from tests.kit.loop import FakeLoop
+from tests.kit.loop import FakeLoop, WatchedLoop
 
 
 class Owner:
@@ -53,10 +53,10 @@ class Owner:
 class Bench:
     """A connection on a real pair of sockets; `peer` is the other end, blocking."""
 
-    def __init__(self, family: str = "unix") -> None:
+    def __init__(self, family: str = "unix", loop: FakeLoop | None = None) -> None:
         self.clock = FakeClock()
         self.wheel = TimerWheel(self.clock)
-        self.loop = FakeLoop()
+        self.loop = loop or FakeLoop()
         self.gauge = FakeGauge()
         self.owner = Owner()
         ours, self.peer = tcp_pair() if family == "tcp" else socket.socketpair()
@@ -322,6 +322,21 @@ def test_an_answer_survives_what_the_client_still_sends(tcp):
     assert tcp.peer.recv(100) == b"413"
     assert tcp.peer.recv(100) == b""
     assert tcp.connection.state == LINGERING
+
+
+def test_a_descriptor_that_is_read_stays_watched_while_it_lingers():
+    loop = WatchedLoop()
+    bench = Bench(loop=loop)
+    bench.connection.start()
+    bench.connection.write(b"bye")
+    bench.connection.finish(bench.count_done)
+    bench.peer.sendall(b"late")
+    loop.run()
+    assert bench.connection.state == LINGERING
+    assert loop.changes == 1
+    bench.peer.close()
+    loop.run()
+    assert (bench.connection.state, bench.owner.heard, loop.changes) == (CLOSED, [], 2)
 
 
 def test_lingering_ends_after_a_second(bench):

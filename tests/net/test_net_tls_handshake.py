@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from hotproxy.config import model
+from hotproxy.net.connection import Connection
 from hotproxy.net.tls_errors import hush_server_names
 from hotproxy.net.tls_handshake import BROKEN, GONE, LATE, NO_PEER_CERTIFICATE, TIMED_OUT, UNVERIFIED
+from hotproxy.net.tls_loop import TlsLoop
 from hotproxy.net.tls_server import ServerTls
+from tests.kit.loop import WatchedLoop
 from tests.kit.tls import NAME, Bench, Files, authority, client_context
 
 
@@ -252,6 +256,64 @@ def test_given_up_nothing_is_told(folder: Path) -> None:
     assert bench.connection is None
     assert not bench.loop.readers
     bench.close()
+
+
+class CountedSide:
+    """As the side that it is given; `asked` counts how often OpenSSL was asked to go on."""
+
+    def __init__(self, side: ServerTls) -> None:
+        self.asked = 0
+        self.info = side.info
+        self._side = side
+
+    def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+        shaking = self._side.wrap(incoming, outgoing)
+        go_on = shaking.do_handshake
+
+        def counted() -> None:
+            self.asked += 1
+            go_on()
+
+        shaking.do_handshake = counted  # type: ignore[method-assign]
+        return shaking
+
+
+def test_openssl_is_asked_once_for_each_message(folder: Path) -> None:
+    """Asked with nothing to read it says so by an exception, and that costs some microseconds."""
+    counted = CountedSide(side(Files(folder, NAME)))
+    bench = Bench(counted, client_context()).shake()
+    assert bench.secure is not None
+    assert counted.asked == 2  # the client's hello; its change_cipher_spec and Finished
+    bench.close()
+
+
+class LateBench(Bench):
+    """Does not read what it is given before it is told to."""
+
+    def on_secured(self, sock: socket.socket, secure: TlsLoop) -> None:
+        self.secure = secure
+        self.connection = Connection(sock, self.owner, secure, self.wheel, self.gauge)
+
+
+def test_whoever_reads_later_is_not_called_before(folder: Path) -> None:
+    bench = LateBench(side(Files(folder, NAME)), client_context()).shake(behind=b"early")
+    bench.send(bench.peer.sealed(b" and late"))  # fails where the loop spins on a descriptor that nobody reads
+    assert not bench.loop.readers
+    assert bench.owner.heard == []
+    bench.open.start()
+    bench.loop.run()
+    assert bench.owner.heard == [b"early and late"]
+    bench.close()
+
+
+def test_the_descriptor_stays_watched_from_the_handshake_on(folder: Path) -> None:
+    loop = WatchedLoop()
+    bench = Bench(side(Files(folder, NAME)), client_context(), loop=loop).shake()
+    bench.send(bench.peer.sealed(b"hello"))
+    assert bench.owner.heard == [b"hello"]
+    assert loop.changes == 1
+    bench.close()
+    assert loop.changes == 2
 
 
 # -- certificates of clients

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,3 +129,66 @@ def test_a_descriptor_that_is_none_is_an_error(transfer: Any):
 def test_what_has_no_bytes_is_a_type_error(transfer: Any, pair: Pair, wrong: object):
     with pytest.raises(TypeError):
         transfer.transmit(pair[0].fileno(), wrong)
+
+
+LISTENING = {
+    "IPv4": lambda folder: socket.create_server(("127.0.0.1", 0)),
+    "IPv6": lambda folder: socket.create_server(("::1", 0), family=socket.AF_INET6),
+    "dual-stack": lambda folder: socket.create_server(
+        ("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=5
+    ),
+    "unix": lambda folder: socket.create_server(f"{folder}/l", family=socket.AF_UNIX),
+}
+
+
+@pytest.fixture(params=LISTENING)
+def listening(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[socket.socket]:
+    with LISTENING[request.param](tmp_path) as server:
+        server.setblocking(False)
+        yield server
+
+
+def client_of(listening: socket.socket, name: str = "") -> socket.socket:
+    """Connected; to a dual-stack socket by IPv4. `name`: its own, where it is a unix socket."""
+    address = listening.getsockname()
+    if listening.family == socket.AF_UNIX:
+        client = socket.socket(socket.AF_UNIX)
+        if name:
+            client.bind(name)
+        client.connect(address)
+        return client
+    return socket.create_connection(("127.0.0.1" if address[0] == "::" else address[0], address[1]))
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_client_is_accepted(transfer: Any, listening: socket.socket, named: bool, tmp_path: Path):
+    assert transfer.accept(listening) is None
+    with client_of(listening, f"{tmp_path}/c" if named else "") as client:
+        sock, address = transfer.accept(listening)
+        with sock:
+            assert address == sock.getpeername()
+            assert (sock.family, sock.type, sock.proto) == (listening.family, socket.SOCK_STREAM, 0)
+            assert not sock.getblocking()
+            assert not os.get_blocking(sock.fileno())
+            assert not os.get_inheritable(sock.fileno())
+            client.sendall(b"hello")
+            wait(sock)
+            assert sock.recv(9) == b"hello"
+        assert client.recv(1) == b""
+    assert transfer.accept(listening) is None
+
+
+def test_a_client_that_has_gone_is_accepted(transfer: Any, listening: socket.socket):
+    client_of(listening).close()
+    sock, _ = transfer.accept(listening)
+    with sock:
+        assert sock.recv(1) == b""
+
+
+def test_a_socket_that_was_shut_accepts_no_more(transfer: Any):
+    with LISTENING["IPv4"](None) as server:
+        server.setblocking(False)
+        server.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(OSError) as raised:
+            transfer.accept(server)
+        assert raised.value.errno == errno.EINVAL
