@@ -43,6 +43,7 @@ MODULES: Final = frozenset({
     "hotproxy.net.tls_records",
     "hotproxy.proxy.byte_meter",
     "hotproxy.proxy.connection_manager",
+    "hotproxy.proxy.downstream",
     "hotproxy.proxy.forwarding",
     "hotproxy.proxy.held_body",
     "hotproxy.proxy.http_moving",

@@ -392,6 +392,7 @@ def load(
     manager.connection = Connection.load(
         socks[0], record.connection, manager, runtime.loop, runtime.wheel, runtime.buffered
     )
+    manager.pressed = manager.connection.pressed
     manager.codec = record.codec
     manager._loaded = True
     manager._phase = record.phase
