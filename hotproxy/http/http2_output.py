@@ -57,7 +57,7 @@ class Http2Output:
 
     __slots__ = (
         "_initial_window", "_last_id", "_leaving", "_out", "_queue", "_relieved", "_reset_ids", "_send_window",
-        "_settings_sent", "_shrunk", "_streams", "_window_updates", "choked",
+        "_settings_sent", "_shrunk", "_streams", "_window_updates", "choked", "waiting_total",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -74,6 +74,7 @@ class Http2Output:
         self._queue: deque[Http2Stream] = deque()  # those that may send what waits, in turn
         self._relieved: list[int] = []  # streams of which something that waited has left
         self.choked = False  # the socket takes nothing: no more data
+        self.waiting_total = 0  # bytes of data that wait, of all streams
 
     def greet(self) -> None:
         """Our SETTINGS; the first thing that the client gets, and it need not have said anything."""
@@ -138,6 +139,7 @@ class Http2Output:
             stream.ending = not stream.to_send
         if stream.pending or self.choked or size > stream.send_window or size > self._send_window:
             stream.pending += data
+            self.waiting_total += size
             self._enqueue(stream)
             return True
         if size <= MAX_FRAME_BYTES:
@@ -174,7 +176,22 @@ class Http2Output:
         return len(stream.pending) if stream is not None else 0
 
     def is_open(self, stream_id: int) -> bool:
+        """Something of it is still to be sent or received."""
         return stream_id in self._streams
+
+    def has_request_ended(self, stream_id: int) -> bool:
+        """Its END_STREAM has been read, though perhaps not been handled yet."""
+        stream = self._streams.get(stream_id)
+        return stream is not None and stream.remote_ended
+
+    def has_answered(self, stream_id: int) -> bool:
+        """The final head was sent."""
+        stream = self._streams.get(stream_id)
+        return stream is not None and stream.head_sent
+
+    @property
+    def open_streams(self) -> list[int]:
+        return list(self._streams)
 
     def _block(self, block: bytes) -> bytes:
         if self._shrunk:
@@ -214,6 +231,7 @@ class Http2Output:
         if stream.queued:
             self._queue.remove(stream)
             stream.queued = False
+        self.waiting_total -= len(stream.pending)
         stream.pending.clear()
 
     def _remember_reset(self, stream_id: int) -> None:
@@ -237,6 +255,7 @@ class Http2Output:
             size = min(len(stream.pending), stream.send_window, self._send_window, MAX_FRAME_BYTES)
             data = bytes(stream.pending[:size])
             del stream.pending[:size]
+            self.waiting_total -= size
             room -= size
             if not self._relieved or self._relieved[-1] != stream.id:
                 self._relieved.append(stream.id)

@@ -109,3 +109,4 @@ def _load_streams(codec: Http2ServerCodec, states: object) -> None:
         if stream.id > codec._last_id or stream.id in codec._streams:
             raise ValueError("streams: one that has not begun, or twice the same")
         codec._streams[stream.id] = stream
+        codec.waiting_total += len(stream.pending)

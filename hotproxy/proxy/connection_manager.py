@@ -27,12 +27,14 @@ from hotproxy.errors import REQUEST_HEADER_TIMEOUT, Reason, downstream_protocol_
 from hotproxy.http.codec import END, Data, End, Event, RequestHead, ResponseHead, Trailers, Violation
 from hotproxy.http.headers import Headers
 from hotproxy.http.http1_server import Http1ServerCodec
+from hotproxy.http.syntax import HTTP2_PREFACE
 from hotproxy.net.connection import FLUSH_S, OPEN, Connection
 from hotproxy.net.proxy_protocol import Announced
 from hotproxy.net.tls_loop import TlsLoop
 from hotproxy.proxy import forwarding, http_moving
 from hotproxy.proxy.downstream import Downstream
 from hotproxy.proxy.filter_chain import DownstreamOwner, address_text
+from hotproxy.proxy.http2_connection_manager import Http2ConnectionManager
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import HttpListener
 from hotproxy.proxy.stream import Stream
@@ -262,10 +264,29 @@ class ConnectionManager(Downstream):
         """Nothing after a violation can be trusted: answer, and close."""
         if self._over:
             return
+        if violation.details == HTTP2_PREFACE and self._may_become_http2():
+            self._become_http2(self.codec.take_buffered())
+            return
         stream = self.stream
         if stream is None:
             stream = self.stream = self._begin()
         stream.local_reply(downstream_protocol_error(violation.details, violation.status))
+
+    def _may_become_http2(self) -> bool:
+        """With prior knowledge (RFC 9113 section 3.3): nothing was said before, and TLS would have agreed upon it."""
+        return self.listener.http2 and self.tls is None and self.codec.buffered_bytes == self.connection.rx_bytes
+
+    def _become_http2(self, data: bytes) -> None:
+        """The same connection goes on as another object; its totals are counted already."""
+        self._over = True
+        for timer in (self._phase_timer, self._idle_timer, self._response_timer):
+            timer.drop()
+        self.listener.stats.downstream_cx_active.add(-1)
+        other = Http2ConnectionManager.of(self, self.connection, self.listener, self.owner, self._runtime)
+        self.owner.on_connection_becomes(self, other)
+        if self._draining:
+            other.drain()
+        other.begin(data)
 
     def _on_internal_error(self) -> None:
         if self.stream is not None:

@@ -20,7 +20,7 @@ from hotproxy.upstream.cluster import Cluster
 class Downstream(ABC):
     """One client as one stream sees it. What is sent is collected, and written at the end of the turn."""
 
-    __slots__ = ("client_host", "direct_peer", "local", "peer", "pressed", "tls", "tlvs")
+    __slots__ = ("client_host", "direct_peer", "local", "peer", "pressed", "protocol", "tls", "tlvs")
 
     def __init__(self) -> None:
         self.peer = ""  # "10.0.0.1:1234"
@@ -29,6 +29,7 @@ class Downstream(ABC):
         self.tlvs = b""  # of its header
         self.client_host = b""  # `peer` as x-forwarded-for has it
         self.tls: TlsInfo | None = None
+        self.protocol = "HTTP/1.1"  # for the log
         self.pressed = False  # the client does not take what it is sent: the endpoint is not read
 
     # -- sending

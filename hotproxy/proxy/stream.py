@@ -24,7 +24,7 @@ from hotproxy.errors import (
     Side,
     downstream_protocol_error,
 )
-from hotproxy.http.codec import HTTP_1_1, LENGTH, NO_BODY, RequestHead, ResponseHead
+from hotproxy.http.codec import HTTP_1_0, HTTP_1_1, LENGTH, NO_BODY, RequestHead, ResponseHead
 from hotproxy.http.headers import Headers
 from hotproxy.proxy import forwarding, last_hop
 from hotproxy.proxy.route import normalise
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """Lives from the first event of a request until `finish()`; its connection has one at a time."""
+    """Lives from the first event of a request until `finish()`; `downstream` is its client's side."""
 
     __slots__ = (
         "_ends_by_close", "_taken", "downstream", "finished", "idle_timeout_s", "info", "listener", "request_read",
@@ -71,7 +71,7 @@ class Stream:
         if downstream.tls is not None:
             info.tls = downstream.tls
             info.requested_server_name = downstream.tls.server_name
-        info.protocol = "HTTP/1.1"
+        info.protocol = downstream.protocol
         listener.stats.downstream_rq_total.inc()
         listener.stats.downstream_rq_active.add(1)
         return cls(downstream, listener, runtime, info)
@@ -80,7 +80,7 @@ class Stream:
 
     def decode_head(self, head: RequestHead) -> None:
         info = self.info
-        if head.version != HTTP_1_1:
+        if head.version == HTTP_1_0:
             info.protocol = "HTTP/1.0"
         info.method = head.method.decode("latin-1")
         info.original_path = info.path = head.target.decode("latin-1")
@@ -242,12 +242,12 @@ class Stream:
         self.finish()
         self.downstream.on_stream_aborted(self._ends_by_close)
 
-    def on_downstream_lost(self) -> None:
-        """The client has gone: nobody is left to answer."""
+    def on_downstream_lost(self, reason: Reason = DOWNSTREAM_DISCONNECT) -> None:
+        """The client has gone, or (HTTP/2) has reset this stream: nobody is left to answer."""
         if self.finished:
             return
         self.listener.stats.downstream_rq_rx_reset.inc()
-        self._blame(DOWNSTREAM_DISCONNECT)
+        self._blame(reason)
         if self.router is not None:
             self.router.cancel()
         self.finish()
