@@ -27,6 +27,7 @@ MODULES: Final = frozenset({
     "hotproxy.http.http1_exchange",
     "hotproxy.http.http1_server",
     "hotproxy.http.hpack_fields",
+    "hotproxy.http.http2_exchange",
     "hotproxy.http.http2_frames",
     "hotproxy.http.http2_heads",
     "hotproxy.http.http2_limits",

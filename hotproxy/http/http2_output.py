@@ -184,10 +184,9 @@ class Http2Output:
         stream = self._streams.get(stream_id)
         return stream is not None and stream.remote_ended
 
-    def has_answered(self, stream_id: int) -> bool:
-        """The final head was sent."""
-        stream = self._streams.get(stream_id)
-        return stream is not None and stream.head_sent
+    def stream(self, stream_id: int) -> Http2Stream | None:
+        """For whoever moves it."""
+        return self._streams.get(stream_id)
 
     @property
     def open_streams(self) -> list[int]:

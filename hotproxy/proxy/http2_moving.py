@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hotproxy.http import http2_saved
-from hotproxy.http.codec import HTTP_2
+from hotproxy.http.http2_exchange import check_exchange, check_request
 from hotproxy.http.http2_frames import MAX_STREAM_ID
 from hotproxy.http.http2_server import Http2ServerCodec
+from hotproxy.http.http2_stream import Http2Stream
 from hotproxy.net.connection import Connection
 from hotproxy.net.connection_state import ConnectionState
 from hotproxy.net.proxy_protocol import Announced
@@ -219,19 +220,13 @@ def _read_lane(state: object, codec: Http2ServerCodec, runtime: Runtime) -> _Lan
     record = saved_part(state, "lane", _LANE_KEYS)
     stream_id = saved_int(record, "id", MAX_STREAM_ID)
     stream = None if record["stream"] is None else stream_moving.read(record["stream"], runtime)
-    if not codec.is_open(stream_id):
+    known = codec.stream(stream_id)
+    if known is None:
         raise ValueError("lane: of no stream")
     if stream is not None:
-        if stream.request_read != stream.router.request_ended or stream.router.head.version != HTTP_2:
-            raise ValueError("lane: its request is another one, or has not come as far as the stream believes")
-        if stream.request_read != codec.has_request_ended(stream_id):
-            raise ValueError("lane: the request has not come as far as the stream believes")
-        if stream.response_started != codec.has_answered(stream_id):
-            raise ValueError("lane: the response has not come as far as the stream believes")
-        if stream.router.upstream is not None and stream.router.upstream.raw:
-            raise ValueError("lane: a tunnel")
-    elif not codec.waiting_bytes(stream_id):
-        raise ValueError("lane: neither a stream nor anything to send")
+        _check_stream(stream, known)
+    elif not known.ending:
+        raise ValueError("lane: neither a stream nor a response that is complete")
     return _LaneRecord(
         stream_id,
         stream,
@@ -241,6 +236,27 @@ def _read_lane(state: object, codec: Http2ServerCodec, runtime: Runtime) -> _Lan
         saved_seconds(record, "idle_deadline_s"),
         saved_seconds(record, "response_deadline_s"),
     )
+
+
+def _check_stream(stream: StreamRecord, known: Http2Stream) -> None:
+    """Do the parts of the record agree?"""
+    router, started = stream.router, stream.response_started
+    ended = router.request_ended
+    if stream.request_read != ended:
+        raise ValueError("request_read: it is passed on as soon as it is read")
+    held_bytes = sum(map(len, router.held))
+    if router.held and not router.whole:
+        raise ValueError("held: a part of a body that is not held")
+    check_request(known, router.head, ended, started, held_bytes if router.whole else None)
+    upstream = router.upstream
+    if upstream is not None:
+        check_exchange(known, upstream.codec, router.head, ended, started)
+        if upstream.raw:
+            raise ValueError("a tunnel")
+        if upstream.idle_deadline_s:
+            raise ValueError("a busy connection that is idle")
+    elif started or not router.whole:
+        raise ValueError("an answer from nowhere, or a body that cannot be sent any more")
 
 
 # -- the new side
