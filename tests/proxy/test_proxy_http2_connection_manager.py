@@ -12,6 +12,7 @@ from hotproxy.config.model import DirectResponse, Route
 from hotproxy.errors import DRAIN_DEADLINE
 from hotproxy.http import http2_frames as h2
 from hotproxy.net.connection import FLUSH_S
+from hotproxy.net.proxy_protocol import Announced
 from tests.kit.http2 import GET_FIELDS, POST_FIELDS, frames, headers, preface
 from tests.kit.http2_play import ADDED, Http2Play
 from tests.kit.playbook import EOF, REFUSED, RESET, Playbook
@@ -156,6 +157,25 @@ def test_a_preface_behind_a_request_is_none() -> None:
     play = Playbook()
     play(("down", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"), ("up", OK_HI))
     assert play(("down", preface()))[0][1].startswith(b"HTTP/1.1 400 ")  # type: ignore[union-attr]
+    play.end()
+
+
+def test_whom_a_proxy_has_announced(start: Start) -> None:
+    play = start(announced=Announced(2, 16, True, "192.0.2.1:7", "192.0.2.2:80", b""))
+    assert b"x-forwarded-for: 192.0.2.1\r\n" in play.get(1)[0][1]  # type: ignore[operator]
+    play(("up", OK_HI))
+    info = play.play.log.infos[0]
+    assert (info.downstream_remote, info.downstream_direct_remote) == ("192.0.2.1:7", "10.1.1.1:5000")
+    play.end()
+
+
+def test_endpoints_are_told_whose_requests_these_are(start: Start) -> None:
+    play = start(proxy_protocol=1)
+    assert play.get(1)[0][1].startswith(b"PROXY TCP4 10.1.1.1 127.0.0.1 5000 80\r\nGET / ")  # type: ignore[union-attr]
+    assert of(1, play(("up", OK_HI))) == HI
+    assert play.get(3) == [("up", forwarded())]
+    assert of(3, play(("up", OK_HI))) == HI
+    play(("down", EOF))
     play.end()
 
 

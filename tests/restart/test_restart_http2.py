@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hotproxy.http import http2_frames as h2
 from tests.kit import origin
+from tests.kit.http2 import frames, headers, preface
 from tests.kit.http2_crowd import crowd
-from tests.kit.instance import eventually, instance
+from tests.kit.instance import PATIENCE_S, eventually, instance
+from tests.kit.tls import Files
 from tests.restart.test_restart_handoff import assert_gauges_zero, config
 from tests.restart.test_restart_under_load import one_generation
 
@@ -82,3 +87,51 @@ clusters:
         assert f"{requests} succeeded, 0 failed, 0 errored, 0 timeout" in said, said + proxy.log_text()
         assert proxy.stats()["http.web.downstream_rq_2xx"] == requests
         assert proxy.stats()["listener.web.downstream_cx_total"] == 8
+
+
+def test_over_tls_a_connection_is_told_and_ends_with_its_last_stream(short_path: Path, ports: dict[str, int]) -> None:
+    """Its keys do not move. A request that was under way when the client was told is served as well."""
+    files = Files(short_path, "localhost")
+    text = config(ports, workers=1).replace(
+        "    timeout: 0s\n", f"    timeout: 0s\n    tls: {{certificates: [{files.yaml()}], alpn: [h2, http/1.1]}}\n"
+    )
+    context = ssl.create_default_context(cafile=str(files.ca))
+    context.set_alpn_protocols(["h2"])
+    get = [(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", "/load"), ("x-number", "7")]
+    with instance(short_path, text) as proxy:
+        with (
+            socket.create_connection(("127.0.0.1", proxy.port("web")), PATIENCE_S) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as sock,
+        ):
+            assert sock.selected_alpn_protocol() == "h2"
+            reader = _Reader(sock)
+            sock.sendall(preface() + headers(1, get))
+            assert reader.until(h2.DATA, 1) == b"7\n"
+            assert "1 drain" in proxy.reload().stdout
+            assert reader.until(h2.GOAWAY, 0)[:4] == h2.number(h2.MAX_STREAM_ID)
+            ping = reader.until(h2.PING, 0)
+            sock.sendall(headers(3, get) + h2.frame(h2.PING, h2.ACK, 0, ping))
+            assert reader.until(h2.DATA, 3) == b"7\n"
+            assert reader.until(h2.GOAWAY, 0)[:4] == h2.number(3)
+            assert sock.recv(100) == b""
+
+
+class _Reader:
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        self._sock = sock
+        self._data = b""
+        self._seen: list[tuple[int, int, int, bytes]] = []
+
+    def until(self, kind: int, stream_id: int) -> bytes:
+        """The payload of the next frame of this kind; the ones before it are kept for later."""
+        while True:
+            for number, (its_kind, _, its_stream, payload) in enumerate(self._seen):
+                if (its_kind, its_stream) == (kind, stream_id):
+                    del self._seen[number]
+                    return payload
+            more = self._sock.recv(65536)
+            assert more, "the connection was closed"
+            self._data += more
+            while len(self._data) >= 9 and len(self._data) >= (end := 9 + int.from_bytes(self._data[:3], "big")):
+                self._seen += frames(self._data[:end])
+                self._data = self._data[end:]
