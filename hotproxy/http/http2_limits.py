@@ -2,10 +2,10 @@
 
 Frames that are legal, cheap to send and dear to handle are paid for from two budgets that fill up again with time:
 
-    glitches   PING, SETTINGS, PRIORITY, unknown frames, DATA and CONTINUATION without content, WINDOW_UPDATE beyond
-               what the DATA we sent explains, frames for streams that are gone
+    glitches   PING, SETTINGS, PRIORITY, unknown frames, DATA without content, CONTINUATION that is not the last one,
+               WINDOW_UPDATE beyond what the DATA we sent explains, frames for streams that are gone
     resets     streams that the client has reset before they were answered, and those that we had to refuse or reset
-               for what it did ("rapid reset", CVE-2023-44487; "made you reset", CVE-2025-8671)
+               for what it did, malformed ones included ("rapid reset", CVE-2023-44487; "made you reset", CVE-2025-8671)
 
 A client whose budget is used up is told ENHANCE_YOUR_CALM. The budgets are nghttp2's (stream_reset_rate_limit 1000 and
 33/s, glitch_rate_limit 10000 and 330/s), the bursts smaller: a frame costs us more than it costs nghttp2. 500 resets
@@ -24,6 +24,7 @@ RESET_BURST: Final = 500.0
 RESETS_PER_S: Final = 33.0
 # For each DATA frame of ours: Envoy's max_inbound_window_update_frames_per_data_frame_sent.
 WINDOW_UPDATES_PER_DATA: Final = 10
+SMALL_DATA_BYTES: Final = 1024  # one packet's worth
 # More than are needed for what one window's worth of DATA explains are not saved up.
 MAX_WINDOW_UPDATES: Final = 1000
 

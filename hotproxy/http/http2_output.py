@@ -34,7 +34,7 @@ from hotproxy.http.http2_frames import (
     number,
 )
 from hotproxy.http.http2_heads import response_block, trailer_block
-from hotproxy.http.http2_limits import MAX_WINDOW_UPDATES, WINDOW_UPDATES_PER_DATA
+from hotproxy.http.http2_limits import MAX_WINDOW_UPDATES, SMALL_DATA_BYTES, WINDOW_UPDATES_PER_DATA
 from hotproxy.http.http2_stream import UNKNOWN, Http2Stream
 from hotproxy.http.syntax import MAX_HEAD_BYTES
 
@@ -203,7 +203,9 @@ class Http2Output:
         size = len(data)
         stream.send_window -= size
         self._send_window -= size
-        self._window_updates = min(self._window_updates + WINDOW_UPDATES_PER_DATA, MAX_WINDOW_UPDATES)
+        # A frame that is small because its window is explains nothing: the client opens it byte by byte.
+        if last or size >= SMALL_DATA_BYTES:
+            self._window_updates = min(self._window_updates + WINDOW_UPDATES_PER_DATA, MAX_WINDOW_UPDATES)
         ended = last and stream.ending and not stream.trailers
         self._out.append(frame(DATA, END_STREAM if ended else 0, stream.id, data))
         if ended:

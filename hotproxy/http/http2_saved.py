@@ -48,7 +48,7 @@ def dump(codec: Http2ServerCodec) -> dict[str, object]:
         "last_id": codec._last_id,
         "reset_ids": list(codec._reset_ids),
         "hpack": codec._fields.dump(),
-        "section": codec._section,
+        "section": bytes(codec._section),
         "section_stream": codec._section_stream,
         "section_flags": codec._section_flags,
         "send_window": codec._send_window + h2.MAX_WINDOW,  # a number that is never negative
@@ -72,7 +72,7 @@ def load(state: object) -> Http2ServerCodec:
     codec._buffer = saved_bytes(record, "buffer")
     codec._last_id = saved_int(record, "last_id", h2.MAX_STREAM_ID)
     codec._fields = FieldDecoder.load(record["hpack"])
-    codec._section = saved_bytes(record, "section")
+    codec._section = bytearray(saved_bytes(record, "section"))
     codec._section_stream = saved_int(record, "section_stream", h2.MAX_STREAM_ID)
     codec._section_flags = saved_int(record, "section_flags", 255)
     codec._send_window = saved_int(record, "send_window", 2 * h2.MAX_WINDOW) - h2.MAX_WINDOW

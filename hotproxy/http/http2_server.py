@@ -28,6 +28,8 @@ from hotproxy.http.syntax import MAX_HEAD_BYTES
 
 # Above what is announced a request is answered with 431; far above it, nobody decodes any further.
 MAX_LIST_BYTES: Final = 2 * MAX_HEAD_BYTES
+# In one frame: nghttp2's bound. There are nine kinds.
+MAX_SETTINGS: Final = 32
 
 _PREFACE: Final = 0
 _FIRST: Final = 1
@@ -48,7 +50,7 @@ class Http2ServerCodec(Http2Output):
         self._state = _PREFACE
         self._buffer = b""
         self._fields = FieldDecoder()
-        self._section = b""  # a field section that is not complete
+        self._section = bytearray()  # a field section that is not complete
         self._section_stream = 0
         self._section_flags = 0
         self._receive_window = CONNECTION_WINDOW
@@ -163,7 +165,7 @@ class Http2ServerCodec(Http2Output):
         elif stream.receive_window < 0:
             self._break_stream(stream_id, h2.FLOW_CONTROL_ERROR, "http2.window_exceeded", now_s, events)
         elif stream.remaining != UNKNOWN and len(payload) > stream.remaining:
-            self._violate(stream, Violation("http2.content_length_mismatch"), events)
+            self._violate(stream, Violation("http2.content_length_mismatch"), now_s, events)
         else:
             if stream.remaining != UNKNOWN:
                 stream.remaining -= len(payload)
@@ -171,13 +173,13 @@ class Http2ServerCodec(Http2Output):
                 events.append((stream_id, Data(payload)))
             stream.owed_window += size
             if ended:
-                self._end_request(stream, events)
+                self._end_request(stream, now_s, events)
             else:
                 self._give_back(stream)
 
-    def _end_request(self, stream: Http2Stream, events: list[StreamEvent]) -> None:
+    def _end_request(self, stream: Http2Stream, now_s: float, events: list[StreamEvent]) -> None:
         if stream.remaining > 0:
-            self._violate(stream, Violation("http2.content_length_mismatch"), events)
+            self._violate(stream, Violation("http2.content_length_mismatch"), now_s, events)
             return
         stream.remote_ended = True
         events.append((stream.id, END))
@@ -205,7 +207,7 @@ class Http2ServerCodec(Http2Output):
         if end < start:
             self._fail(h2.PROTOCOL_ERROR, "http2.invalid_padding", events)
             return
-        self._section = payload[start:end]
+        self._section = bytearray(payload[start:end])
         self._section_stream = stream_id
         self._section_flags = flags
         if flags & h2.END_HEADERS:
@@ -217,7 +219,8 @@ class Http2ServerCodec(Http2Output):
         if not self._section_stream:
             self._fail(h2.PROTOCOL_ERROR, "http2.unexpected_continuation", events)
             return
-        if not payload and not self._spend_glitch(now_s, events):
+        # Nobody needs more than a few. It would also be the same bytes over and over that are looked at.
+        if not flags & h2.END_HEADERS and not self._spend_glitch(now_s, events):
             return
         # Compressed it is shorter than the list may be; a longer one is an attack (CVE-2024-27316).
         if len(self._section) + len(payload) > MAX_LIST_BYTES:
@@ -230,8 +233,8 @@ class Http2ServerCodec(Http2Output):
     def _receive_section(self, now_s: float, events: list[StreamEvent]) -> None:
         """A whole field section. It is decoded whatever becomes of its stream: the next one depends on its table."""
         stream_id, ended = self._section_stream, bool(self._section_flags & h2.END_STREAM)
-        fields = self._fields.decode(self._section, MAX_LIST_BYTES)
-        self._section = b""
+        fields = self._fields.decode(bytes(self._section), MAX_LIST_BYTES)
+        self._section = bytearray()
         self._section_stream = 0
         if isinstance(fields, Violation):
             self._fail(h2.ENHANCE_YOUR_CALM if fields.status == 431 else h2.COMPRESSION_ERROR, fields.details, events)
@@ -249,11 +252,11 @@ class Http2ServerCodec(Http2Output):
         elif not stream.broken:
             trailers = read_trailers(fields) if ended else Violation("http2.trailers_without_end")
             if isinstance(trailers, Violation):
-                self._violate(stream, trailers, events)
+                self._violate(stream, trailers, now_s, events)
                 return
             if len(trailers) and stream.remaining <= 0:
                 events.append((stream_id, Trailers(trailers)))
-            self._end_request(stream, events)
+            self._end_request(stream, now_s, events)
 
     def _begin_stream(
         self, stream_id: int, fields: list[tuple[bytes, bytes]], ended: bool, now_s: float, events: list[StreamEvent]
@@ -274,7 +277,7 @@ class Http2ServerCodec(Http2Output):
             head = read_request(fields, ended)
         stream.remote_ended = ended
         if isinstance(head, Violation):
-            self._violate(stream, head, events)
+            self._violate(stream, head, now_s, events)
             return
         stream.answering_head = head.method == b"HEAD"
         if head.framing == LENGTH:
@@ -311,24 +314,29 @@ class Http2ServerCodec(Http2Output):
                 self._spend_glitch(now_s, events)
         elif self._state == _FIRST or self._spend_glitch(now_s, events):
             self._state = _OPEN
-            for at in range(0, len(payload), 6):
-                kind, value = (
-                    int.from_bytes(payload[at : at + 2], "big"),
-                    int.from_bytes(payload[at + 2 : at + 6], "big"),
-                )
-                if kind == h2.SETTINGS_INITIAL_WINDOW_SIZE:
-                    self._resize_windows(value, events)
-                elif not _is_valid_setting(kind, value):
-                    self._fail(h2.PROTOCOL_ERROR, "http2.invalid_setting", events)
-                if self._state == BROKEN:
-                    return
+            self._apply_settings(payload, events)
+            if self._state == BROKEN:
+                return
             self._out.append(h2.frame(h2.SETTINGS, h2.ACK, 0))
+
+    def _apply_settings(self, payload: bytes, events: list[StreamEvent]) -> None:
+        if len(payload) > MAX_SETTINGS * 6:
+            self._fail(h2.ENHANCE_YOUR_CALM, "http2.too_many_settings", events)
+            return
+        window = self._initial_window
+        for at in range(0, len(payload), 6):
+            kind, value = int.from_bytes(payload[at : at + 2], "big"), int.from_bytes(payload[at + 2 : at + 6], "big")
+            if not _is_valid_setting(kind, value):
+                code = h2.FLOW_CONTROL_ERROR if kind == h2.SETTINGS_INITIAL_WINDOW_SIZE else h2.PROTOCOL_ERROR
+                self._fail(code, "http2.invalid_setting", events)
+                return
+            if kind == h2.SETTINGS_INITIAL_WINDOW_SIZE:
+                window = value
+        if window != self._initial_window:
+            self._resize_windows(window, events)
 
     def _resize_windows(self, size: int, events: list[StreamEvent]) -> None:
         """Section 6.9.2: of the streams that are open too."""
-        if size > h2.MAX_WINDOW:
-            self._fail(h2.FLOW_CONTROL_ERROR, "http2.invalid_setting", events)
-            return
         change = size - self._initial_window
         self._initial_window = size
         for stream in self._streams.values():
@@ -425,7 +433,7 @@ class Http2ServerCodec(Http2Output):
         if self._state == BROKEN:
             return
         self._state = BROKEN
-        self._section = b""
+        self._section = bytearray()
         self._section_stream = 0
         self._out.append(h2.frame(h2.GOAWAY, 0, 0, h2.number(self._last_id) + h2.number(code) + details.encode()))
         events.append((0, Violation(details)))
@@ -440,12 +448,12 @@ class Http2ServerCodec(Http2Output):
             events.append((stream_id, Reset(details)))
         self._spend_reset(now_s, events)
 
-    @staticmethod
-    def _violate(stream: Http2Stream, violation: Violation, events: list[StreamEvent]) -> None:
-        """Section 8.1.1: malformed. It is answered, and what still comes of it is thrown away."""
+    def _violate(self, stream: Http2Stream, violation: Violation, now_s: float, events: list[StreamEvent]) -> None:
+        """Section 8.1.1: malformed. It is answered, and what still comes of it is thrown away; who does it pays."""
         stream.broken = True
         stream.reset_code = h2.PROTOCOL_ERROR
         events.append((stream.id, violation))
+        self._spend_reset(now_s, events)
 
     def _spend_glitch(self, now_s: float, events: list[StreamEvent]) -> bool:
         if self._glitches.spend(now_s):
@@ -462,4 +470,6 @@ def _is_valid_setting(kind: int, value: int) -> bool:
     """Section 6.5.2; unknown ones are ignored."""
     if kind == h2.SETTINGS_ENABLE_PUSH:
         return value <= 1
+    if kind == h2.SETTINGS_INITIAL_WINDOW_SIZE:
+        return value <= h2.MAX_WINDOW
     return kind != h2.SETTINGS_MAX_FRAME_SIZE or h2.MAX_FRAME_BYTES <= value < 1 << 24

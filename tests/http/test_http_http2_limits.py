@@ -9,16 +9,19 @@ import pytest
 from hotproxy.http import http2_frames as h2
 from hotproxy.http.codec import Violation
 from hotproxy.http.http2_limits import GLITCH_BURST, RESET_BURST, WINDOW_UPDATES_PER_DATA
+from hotproxy.http.http2_server import MAX_SETTINGS, Http2ServerCodec
 from tests.kit.http2 import (
     MUCH,
     NOW,
     OPEN,
+    POST_FIELDS,
     data,
     frames,
     greeted,
     headers,
     moved,
     output,
+    preface,
     response,
 )
 
@@ -44,6 +47,7 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
     "window updates of a dead stream": lambda n: DEAD + UPDATE * (n + WINDOW_UPDATES_PER_DATA),
     "resets of a dead stream": lambda n: DEAD + h2.frame(h2.RST_STREAM, 0, 1, bytes(4)) * n,
     "empty continuations": lambda n: h2.frame(h2.HEADERS, 0, 1) + h2.frame(h2.CONTINUATION, 0, 1) * n,
+    "continuations of a byte": lambda n: h2.frame(h2.HEADERS, 0, 1) + h2.frame(h2.CONTINUATION, 0, 1, b"\x82") * n,
     "goaway": lambda n: h2.frame(h2.GOAWAY, 0, 0, bytes(8)) * n,
     "rapid resets": lambda n: _resets(int(RESET_BURST) if n <= BURST else int(RESET_BURST) + 1),
     "data behind the end": lambda n: b"".join(
@@ -61,6 +65,45 @@ def test_a_flood_ends_with_enhance_your_calm(name: str) -> None:
     assert events[-1][0] == 0
     kind, _, _, payload = output(codec)[-1]
     assert (kind, payload[4:8]) == (h2.GOAWAY, h2.number(h2.ENHANCE_YOUR_CALM))
+
+
+def test_a_window_that_is_opened_byte_by_byte() -> None:
+    """Each byte would be a frame of ours, and explain ten more window updates."""
+    codec = Http2ServerCodec()
+    codec.greet()
+    codec.receive(preface((h2.SETTINGS_INITIAL_WINDOW_SIZE, 0)) + headers(1), NOW)
+    codec.encode_head(1, response())
+    codec.encode_data(1, bytes(10_000))
+    codec.take_output(MUCH)
+    opened = 0
+    while not codec.receive(UPDATE, NOW):
+        codec.take_output(MUCH)
+        opened += 1
+    assert BURST <= opened <= BURST + WINDOW_UPDATES_PER_DATA
+
+
+def test_a_frame_with_too_many_settings() -> None:
+    codec = greeted()
+    many = b"".join(b"\0\4" + h2.number(size) for size in range(MAX_SETTINGS + 1))
+    assert codec.receive(h2.frame(h2.SETTINGS, 0, 0, many[6:]), NOW) == []
+    ((stream_id, event),) = codec.receive(h2.frame(h2.SETTINGS, 0, 0, many), NOW)
+    assert stream_id == 0 and isinstance(event, Violation) and event.details == "http2.too_many_settings"
+
+
+def test_malformed_requests_are_resets() -> None:
+    """They make us reset their streams, which may be at an endpoint already."""
+    codec = greeted()
+    said = [
+        headers(stream_id, [*POST_FIELDS, ("content-length", "1")], end=False) + data(stream_id, b"ab", end=True)
+        for stream_id in range(1, 2 * int(RESET_BURST) + 2, 2)
+    ]
+    answered = 0
+    for stream_id, request in zip(range(1, 10_000, 2), said, strict=False):
+        events = codec.receive(request, NOW)
+        codec.reset(stream_id, h2.PROTOCOL_ERROR)
+        codec.take_output(MUCH)
+        answered += bool(events[-1][0])
+    assert answered == int(RESET_BURST) and events[-1][0] == 0
 
 
 @pytest.mark.parametrize("name", ["ping", "settings", "priority", "empty data", "window updates"])
