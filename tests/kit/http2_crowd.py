@@ -50,9 +50,12 @@ class Http2Client:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
+    def begin_to_stop(self) -> None:
         """What is under way is completed."""
         self._stopping.set()
+
+    def stop(self) -> None:
+        self.begin_to_stop()
         self._thread.join(PATIENCE_S)
         if self._thread.is_alive():
             self.failure = self.failure or f"streams {sorted(self._wanted)} do not end"
@@ -95,13 +98,18 @@ class Http2Client:
         return stream_id
 
     def _send(self) -> None:
-        for stream_id, rest in list(self._uploads.items()):
-            room = min(self._peer.local_flow_control_window(stream_id), self._peer.max_outbound_frame_size, len(rest))
-            if room:
+        """All that the windows have room for: perhaps nothing comes before it has arrived."""
+        for stream_id in list(self._uploads):
+            while rest := self._uploads.get(stream_id, b""):
+                room = min(
+                    self._peer.local_flow_control_window(stream_id), self._peer.max_outbound_frame_size, len(rest)
+                )
+                if room <= 0:
+                    break
                 self._peer.send_data(stream_id, rest[:room], end_stream=room == len(rest))
                 self._uploads[stream_id] = rest[room:]
-                if room == len(rest):
-                    del self._uploads[stream_id]
+            if not self._uploads[stream_id]:
+                del self._uploads[stream_id]
         self._sock.sendall(self._peer.data_to_send())
 
     def _hear(self, event: Event) -> None:
@@ -140,6 +148,8 @@ class Crowd:
         )
 
     def stop(self) -> dict[str, Any]:
+        for client in self.clients:
+            client.begin_to_stop()
         for client in self.clients:
             client.stop()
         failures = [client.failure for client in self.clients if client.failure]
