@@ -267,9 +267,7 @@ class ConnectionManager(Downstream):
         if violation.details == HTTP2_PREFACE and self._may_become_http2():
             self._become_http2(self.codec.take_buffered())
             return
-        stream = self.stream
-        if stream is None:
-            stream = self.stream = self._begin()
+        stream = self.stream = self.stream or self._begin()
         stream.local_reply(downstream_protocol_error(violation.details, violation.status))
 
     def _may_become_http2(self) -> bool:
@@ -284,9 +282,9 @@ class ConnectionManager(Downstream):
         self.listener.stats.downstream_cx_active.add(-1)
         other = Http2ConnectionManager.of(self, self.connection, self.listener, self.owner, self._runtime)
         self.owner.on_connection_becomes(self, other)
+        other.begin(data)
         if self._draining:
             other.drain()
-        other.begin(data)
 
     def _on_internal_error(self) -> None:
         if self.stream is not None:

@@ -466,3 +466,11 @@ def test_our_settings_come_before_anything_else() -> None:
     (down,) = play(("down", preface()))
     assert [kind for kind, *_ in frames(down[1])] == [h2.SETTINGS, h2.WINDOW_UPDATE, h2.SETTINGS]  # type: ignore[arg-type]
     play.end()
+
+
+def test_a_client_that_begins_while_we_leave_is_greeted_first() -> None:
+    play = Playbook()
+    (down,) = play(("drain",), ("down", preface()))
+    kinds = [kind for kind, *_ in frames(down[1])]  # type: ignore[arg-type]
+    assert kinds[0] == h2.SETTINGS and kinds[-2:] == [h2.GOAWAY, h2.PING]
+    play.end()
