@@ -150,6 +150,7 @@ REQUEST_HEADER_TIMEOUT: Final = Reason(
     body="request header timeout",
 )
 DOWNSTREAM_DISCONNECT: Final = Reason(Side.DOWNSTREAM, 0, "DC", "downstream_remote_disconnect")
+DOWNSTREAM_RESET: Final = Reason(Side.DOWNSTREAM, 0, "DR", "http2.remote_reset")
 DRAIN_DEADLINE: Final = Reason(Side.LOCAL, 0, "DI", "drain_timeout", "downstream_cx_drain_close")
 INTERNAL_ERROR: Final = Reason(
     Side.LOCAL, 500, "-", "internal_error", "downstream_rq_internal_error", body="internal error"

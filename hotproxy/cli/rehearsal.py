@@ -146,6 +146,9 @@ class _Stage:
     def on_connection_moved(self, connection: DownstreamConnection) -> None:
         """There is nowhere to move to."""
 
+    def on_connection_becomes(self, connection: DownstreamConnection, other: DownstreamConnection) -> None:
+        """A rehearsed request is HTTP/1."""
+
     def on_bug(self, callback: Callable[[], None], error: Exception) -> None:
         self._bug = error
 

@@ -93,6 +93,7 @@ def _listener(listener: model.Listener, show: Shown) -> dict[str, Any]:
         tree["request_headers_timeout"] = duration_text(listener.request_headers_timeout_s)
         tree["keepalive_timeout"] = duration_text(listener.keepalive_timeout_s)
         tree["xff_num_trusted_hops"] = listener.xff_num_trusted_hops
+        tree["http2"] = listener.http2
         tree |= _forwarded_certificate(listener)
     tree["max_connections"] = listener.max_connections
     tree["backlog"] = listener.backlog

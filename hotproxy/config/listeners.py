@@ -25,7 +25,7 @@ _RESERVED_NAMES: Final = ("admin", "admin.unix")
 _MAX_CONNECTIONS: Final = 10_000_000
 _MAX_BACKLOG: Final = 65535
 _HTTP_ONLY: Final = (
-    "request_headers_timeout", "keepalive_timeout", "timeout", "idle_timeout", "xff_num_trusted_hops",
+    "request_headers_timeout", "keepalive_timeout", "timeout", "idle_timeout", "xff_num_trusted_hops", "http2",
     "forward_client_cert_details", "set_current_client_cert_details",
 )  # fmt: skip
 _CERTIFICATE_DETAILS: Final = (
@@ -88,6 +88,7 @@ def read_listener(reader: Reader, node: Node, where: str) -> model.Listener | No
         listener_filters_timeout_s=filters_timeout_s,
         socket_options=options,
         xff_num_trusted_hops=fields.integer("xff_num_trusted_hops", 0, 0, _MAX_HOPS),
+        http2=fields.boolean("http2", True),
         tls=tls,
         forwarded_certificate=certificate,
     )

@@ -250,6 +250,7 @@ class Listener:
     listener_filters_timeout_s: float = DEFAULT_LISTENER_FILTERS_TIMEOUT_S
     socket_options: SocketOptions = SocketOptions()
     xff_num_trusted_hops: int = 0  # proxies in front of us that append to x-forwarded-for
+    http2: bool = True  # without TLS: what a client begins with
     tls: ListenerTls | None = None
     forwarded_certificate: ForwardedCertificate = ForwardedCertificate()
 

@@ -42,7 +42,7 @@ LISTENER: Final = Shape(
         "name", "address", "access_log", "virtual_hosts", "routes", "cluster", "tcp", "request_headers_timeout",
         "keepalive_timeout", "timeout", "idle_timeout", "max_connections", "backlog", "proxy_protocol",
         "listener_filters_timeout", *_SOCKET_OPTIONS, "tcp_defer_accept", "xff_num_trusted_hops",
-        "tls", "forward_client_cert_details", "set_current_client_cert_details",
+        "http2", "tls", "forward_client_cert_details", "set_current_client_cert_details",
     ),
     frozenset({"weighted_clusters", *_SCOPED_LATER}),
 )  # fmt: skip

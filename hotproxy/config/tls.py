@@ -12,6 +12,7 @@ from hotproxy.config.fields import NOT_YET, Fields
 from hotproxy.config.scalars import ScalarError
 from hotproxy.config.yaml_nodes import Node, Scalar, absolute
 
+H2: Final = "h2"
 HTTP_1_1: Final = "http/1.1"
 # Mozilla's "intermediate" list, version 5.7, without the finite-field key exchange that needs a parameter file.
 DEFAULT_CIPHERS: Final = (
@@ -38,7 +39,7 @@ def read_listener_tls(fields: Fields, http: bool) -> model.ListenerTls | None:
         client_ca=_ca(tls, "client_ca"),
         require_client_certificate=tls.boolean("require_client_certificate", True),
         client_san=texts(tls, "client_san", san),
-        alpn=_alpn(tls, http) if tls.has("alpn") else ((HTTP_1_1,) if http else ()),
+        alpn=_listener_alpn(tls, http),
         min_version=low,
         max_version=high,
         cipher_suites=_ciphers(tls),
@@ -71,7 +72,7 @@ def read_cluster_tls(fields: Fields) -> model.ClusterTls | None:
         certificate=certificate,
         sni=tls.value("sni", _host) or "",
         san=texts(tls, "san", san),
-        alpn=_alpn(tls, True),
+        alpn=texts(tls, "alpn", _endpoint_protocol),
         min_version=low,
         max_version=high,
         cipher_suites=_ciphers(tls),
@@ -173,12 +174,22 @@ def _cipher(text: str) -> str:
     return text
 
 
-def _alpn(tls: Fields, http: bool) -> tuple[str, ...]:
-    return texts(tls, "alpn", _http_protocol if http else _protocol)
+def _listener_alpn(tls: Fields, http: bool) -> tuple[str, ...]:
+    if not http:
+        return texts(tls, "alpn", _protocol)
+    return texts(tls, "alpn", _client_protocol) if tls.has("alpn") else (HTTP_1_1,)
 
 
-def _http_protocol(text: str) -> str:
-    if text == "h2":
+def _client_protocol(text: str) -> str:
+    if text not in (H2, HTTP_1_1, "http/1.0"):
+        raise ScalarError(
+            f"'{text}' is not a protocol that is spoken here", "[h2, http/1.1]; 'http/1.1' is the default"
+        )
+    return text
+
+
+def _endpoint_protocol(text: str) -> str:
+    if text == H2:
         raise ScalarError(f"'h2' is {NOT_YET}", "'http/1.1' is the default")
     if text not in (HTTP_1_1, "http/1.0"):
         raise ScalarError(f"'{text}' is not a protocol that is spoken here", "'http/1.1' is the default")

@@ -269,18 +269,26 @@ def _decode_trailers(buffer: bytes, position: int, events: list[Event]) -> int:
     if len(fields) > MAX_FIELDS:
         events.append(Violation("http1.too_many_fields", 431))
         return position
-    kept = []
-    for name, value in fields:
-        lower = name.lower()
-        if lower in _REFUSED_TRAILERS:
-            events.append(Violation("http1.forbidden_trailer"))
-            return position
-        if lower not in _DROPPED_TRAILERS and not lower.startswith(_DROPPED_PREFIXES):
-            kept.append((name, value))
+    kept = kept_trailers(fields)
+    if kept is None:
+        events.append(Violation("http1.forbidden_trailer"))
+        return position
     if kept:
         events.append(Trailers(Headers(kept)))
     events.append(END)
     return end + 4
+
+
+def kept_trailers(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]] | None:
+    """Those that are forwarded; None: one of them wants to be taken for a header of the framing."""
+    kept = []
+    for name, value in fields:
+        lower = name.lower()
+        if lower in _REFUSED_TRAILERS:
+            return None
+        if lower not in _DROPPED_TRAILERS and not lower.startswith(_DROPPED_PREFIXES):
+            kept.append((name, value))
+    return kept
 
 
 def _has_bare_lf(section: bytes) -> bool:

@@ -11,6 +11,8 @@ Events of a request:   RequestHead  Data*  Trailers?  End
 Events of a response:  ResponseHead(1xx)*  ResponseHead  Data*  Trailers?  End
                        ResponseHead(1xx)*  ResponseHead(101)      and from then on raw bytes: `take_buffered()`
 A Violation may take the place of any of them, and nothing follows it.
+
+HTTP/2 has the same events, each with the number of its stream: `http2_server`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ UNTIL_CLOSE: Final = 3  # responses only
 
 HTTP_1_0: Final = 10
 HTTP_1_1: Final = 11
+HTTP_2: Final = 20
 
 
 class RequestHead:
@@ -203,8 +206,19 @@ class Violation:
         self.status = status
 
 
+class Reset:
+    """HTTP/2: the client has given up this stream, or (`details`) has broken the rules of its frames: it is gone."""
+
+    __slots__ = ("details",)
+
+    def __init__(self, details: str = "") -> None:
+        self.details = details
+
+
 Event = RequestHead | ResponseHead | Data | Trailers | End | Violation
 END: Final = End()
+# HTTP/2: of which stream; a Violation of stream 0 is the end of the connection.
+StreamEvent = tuple[int, RequestHead | Data | Trailers | End | Violation | Reset]
 
 
 class ServerCodec(Protocol):

@@ -29,6 +29,7 @@ from hotproxy.http.head_parser import HeadParser
 from hotproxy.http.headers import Headers
 from hotproxy.http.kernel import PARSER, encode_head
 from hotproxy.http.syntax import (
+    HTTP2_PREFACE,
     MAX_BLANK_LINES,
     MAX_HEAD_BYTES,
     MAX_REQUEST_LINE_BYTES,
@@ -112,7 +113,7 @@ class Http1ServerCodec:
         if self._eof and (self._state == _BODY or (self._state == _HEAD and self._buffer)):
             events.append(Violation("http1.unexpected_eof"))
         if events and isinstance(events[-1], Violation):
-            self._break()
+            self._break(events[-1])
         return events
 
     def receive_eof(self) -> list[Event]:
@@ -194,9 +195,11 @@ class Http1ServerCodec:
             break
         return position
 
-    def _break(self) -> None:
+    def _break(self, violation: Violation) -> None:
+        """`take_buffered` has a preface of HTTP/2 and what came behind it: another codec may understand them."""
         self._state = _BROKEN
-        self._buffer = b""
+        if violation.details != HTTP2_PREFACE:
+            self._buffer = b""
         self._client_keep_alive = False
 
     # Sending

@@ -40,7 +40,7 @@ HOP_BY_HOP: Final = frozenset(
 _MEANT_FOR_US: Final = HOP_BY_HOP | {b"expect"}
 # What a hotproxy adds to a message does not count towards MAX_FIELDS, once each: the next hotproxy of a chain would
 # refuse what the first one has let through.
-_UNCOUNTED: Final = HOP_BY_HOP | {b"date", b"via", b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id"}
+UNCOUNTED: Final = HOP_BY_HOP | {b"date", b"via", b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id"}
 
 # A nominated field is removed, so nominating these would change what a message says or who is believed to have sent it
 # ("hop-by-hop header abuse"). RFC 9110 section 7.6.1 forbids senders to nominate fields meant for all recipients;
@@ -87,7 +87,7 @@ def request_head(
 ) -> RequestHead | Violation:
     """The head as the rest of the proxy sees it. The arguments have valid syntax; `fields` is taken over."""
     lower = [name.lower() for name, _ in fields]
-    if len(lower) > MAX_FIELDS and len(lower) - len(_UNCOUNTED.intersection(lower)) > MAX_FIELDS:
+    if len(lower) > MAX_FIELDS and len(lower) - len(UNCOUNTED.intersection(lower)) > MAX_FIELDS:
         return Violation("http1.too_many_fields", 431)
 
     hosts = lower.count(b"host")
@@ -162,7 +162,7 @@ def response_head(
 ) -> ResponseHead | Violation:
     """The head as the rest of the proxy sees it; `to_head`: it answers a HEAD request. `fields` is taken over."""
     lower = [name.lower() for name, _ in fields]
-    if len(lower) > MAX_FIELDS and len(lower) - len(_UNCOUNTED.intersection(lower)) > MAX_FIELDS:
+    if len(lower) > MAX_FIELDS and len(lower) - len(UNCOUNTED.intersection(lower)) > MAX_FIELDS:
         return Violation("http1.too_many_fields", 431)
     special = HOP_BY_HOP.intersection(lower)
 

@@ -25,6 +25,9 @@ MAX_TRAILER_BYTES: Final = 8 * 1024
 MAX_BLANK_LINES: Final = 2
 MAX_LENGTH: Final = 2**63 - 1  # what a signed 64-bit length in any origin can hold
 
+# What is wrong with the head that every HTTP/2 connection begins with (RFC 9113 section 3.4).
+HTTP2_PREFACE: Final = "http1.http2_preface"
+
 TOKEN_CHARS: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
@@ -121,8 +124,8 @@ def _forbidden_bytes(head: bytes) -> Violation | None:
 
 
 def _request_line_violation(line: bytes) -> Violation | None:
-    if line == b"PRI * HTTP/2.0":  # RFC 9113 section 3.4; a client that believes that we speak HTTP/2 here
-        return Violation("http1.http2_preface")
+    if line == b"PRI * HTTP/2.0":
+        return Violation(HTTP2_PREFACE)
     method, _, rest = line.partition(b" ")
     target, _, version = rest.rpartition(b" ")
     if TOKEN.fullmatch(method) is None:

@@ -27,16 +27,18 @@ from hotproxy.errors import REQUEST_HEADER_TIMEOUT, Reason, downstream_protocol_
 from hotproxy.http.codec import END, Data, End, Event, RequestHead, ResponseHead, Trailers, Violation
 from hotproxy.http.headers import Headers
 from hotproxy.http.http1_server import Http1ServerCodec
+from hotproxy.http.syntax import HTTP2_PREFACE
 from hotproxy.net.connection import FLUSH_S, OPEN, Connection
 from hotproxy.net.proxy_protocol import Announced
 from hotproxy.net.tls_loop import TlsLoop
 from hotproxy.proxy import forwarding, http_moving
+from hotproxy.proxy.downstream import Downstream
 from hotproxy.proxy.filter_chain import DownstreamOwner, address_text
+from hotproxy.proxy.http2_connection_manager import Http2ConnectionManager
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import HttpListener
 from hotproxy.proxy.stream import Stream
 from hotproxy.proxy.tunnel import Tunnel
-from hotproxy.upstream.cluster import Cluster
 
 # Pipelined requests that are not looked at yet; as much as one read brings. The client may keep more in its socket.
 MAX_WAITING_BYTES: Final = 64 * 1024
@@ -47,14 +49,13 @@ IDLE: Final = 3
 FLUSH: Final = 4
 
 
-class ConnectionManager:
+class ConnectionManager(Downstream):
     """The terminal of an HTTP listener's filter chain; a `DownstreamConnection` and the owner of its `Connection`."""
 
     __slots__ = (
         "_crowded", "_draining", "_frozen", "_idle_timer", "_loaded", "_next", "_out", "_over", "_phase",
         "_phase_timer", "_postponed", "_pumping", "_response_timer", "_runtime", "_sent", "_trailers", "_tx_counted",
-        "client_host", "codec", "connection", "direct_peer", "listener", "local", "owner", "peer", "stream", "tls",
-        "tlvs",
+        "codec", "connection", "listener", "owner", "stream",
     )  # fmt: skip
 
     kind: Final = "http1"
@@ -69,16 +70,15 @@ class ConnectionManager:
         announced: Announced | None = None,
         secure: TlsLoop | None = None,
     ) -> None:
+        super().__init__()
         loop = runtime.loop if secure is None else secure
         self.connection = Connection(sock, self, loop, runtime.wheel, runtime.buffered)
         self.tls = secure.info if secure is not None else None
         self.codec = Http1ServerCodec()
         self.listener = listener
         self.owner = owner
-        self.peer = peer  # "10.0.0.1:1234"
+        self.peer = peer
         self.local = address_text(sock.getsockname())
-        self.direct_peer = ""  # of the proxy that has announced `peer` and `local`, if one has
-        self.tlvs = b""  # of its header
         if announced is not None and announced.known:
             self.peer, self.local = announced.remote, announced.local
             self.direct_peer, self.tlvs = peer or "@", announced.tlvs  # "@": a unix socket without a name
@@ -168,6 +168,7 @@ class ConnectionManager:
         self._gone()
 
     def on_pressure(self, high: bool) -> None:
+        self.pressed = high
         stream = self.stream
         if stream is not None:
             if stream.router is not None:
@@ -263,10 +264,27 @@ class ConnectionManager:
         """Nothing after a violation can be trusted: answer, and close."""
         if self._over:
             return
-        stream = self.stream
-        if stream is None:
-            stream = self.stream = self._begin()
+        if violation.details == HTTP2_PREFACE and self._may_become_http2():
+            self._become_http2(self.codec.take_buffered())
+            return
+        stream = self.stream = self.stream or self._begin()
         stream.local_reply(downstream_protocol_error(violation.details, violation.status))
+
+    def _may_become_http2(self) -> bool:
+        """With prior knowledge (RFC 9113 section 3.3): nothing was said before, and TLS would have agreed upon it."""
+        return self.listener.http2 and self.tls is None and self.codec.buffered_bytes == self.connection.rx_bytes
+
+    def _become_http2(self, data: bytes) -> None:
+        """The same connection goes on as another object; its totals are counted already."""
+        self._over = True
+        for timer in (self._phase_timer, self._idle_timer, self._response_timer):
+            timer.drop()
+        self.listener.stats.downstream_cx_active.add(-1)
+        other = Http2ConnectionManager.of(self, self.connection, self.listener, self.owner, self._runtime)
+        self.owner.on_connection_becomes(self, other)
+        other.begin(data)
+        if self._draining:
+            other.drain()
 
     def _on_internal_error(self) -> None:
         if self.stream is not None:
@@ -284,16 +302,13 @@ class ConnectionManager:
 
     # -- what a stream asks of its connection
 
-    def send(self, data: bytes) -> None:
-        """Collect; `flush()` writes."""
-        if data:
-            self._out.append(data)
+    def send_interim(self, head: ResponseHead) -> None:
+        interim = self.codec.encode_head(head, False)
+        if interim:
+            self._out.append(interim)
 
     def send_head(self, head: ResponseHead, close: bool) -> None:
-        """The final response head; `close` when no other request may follow.
-
-        Requests that wait in the codec already are answered before we say so: they would be lost otherwise.
-        """
+        """Requests that wait in the codec already are answered before we say `close`: they would be lost otherwise."""
         if not self.codec.buffered_bytes:
             if self._draining or self._runtime.draining:
                 self.listener.stats.downstream_cx_drain_close.inc()
@@ -301,6 +316,35 @@ class ConnectionManager:
             elif self.connection.read_closed:
                 close = True  # nothing will follow
         self._out.append(self.codec.encode_head(head, close))
+
+    def send_data(self, data: bytes) -> bool:
+        encoded = self.codec.encode_data(data)
+        if not encoded:
+            return False
+        self._out.append(encoded)
+        return True
+
+    def send_end(self, trailers: Headers | None) -> None:
+        end = self.codec.encode_end(trailers)
+        if end:
+            self._out.append(end)
+
+    def send_raw(self, data: bytes) -> None:
+        self._out.append(data)
+
+    def pause(self) -> None:
+        self.connection.read_disable()
+
+    def resume(self) -> None:
+        self.connection.read_enable()
+
+    @property
+    def taken_bytes(self) -> int:
+        return self.connection.tx_bytes
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self.connection.pending_bytes
 
     def flush(self) -> None:
         out = self._out
@@ -311,7 +355,6 @@ class ConnectionManager:
             self._count_sent()
 
     def touch(self) -> None:
-        """Something has moved: the stream's idle timeout begins anew."""
         stream = self.stream
         if stream is not None and not self._over:
             self._runtime.wheel.arm(self._idle_timer, stream.idle_timeout_s)
@@ -328,7 +371,6 @@ class ConnectionManager:
         self._response_timer.disarm()
 
     def on_stream_end(self, request_read: bool) -> None:
-        """The response is complete; the request too, if `request_read`."""
         self.stream = None
         self._trailers = None
         self.flush()
@@ -343,17 +385,13 @@ class ConnectionManager:
             self._settle()
 
     def on_stream_aborted(self, ends_by_close: bool) -> None:
-        """The response cannot be completed. A client for which the end of the connection ends the body gets a reset."""
+        """A client for which the end of the connection ends the body gets a reset."""
         self.stream = None
         if not ends_by_close:
             self._finish()
             return
         self.connection.reset()
         self._gone()
-
-    def preface(self, cluster: Cluster) -> bytes:
-        """The PROXY header that says whose requests these are."""
-        return cluster.preface(self.peer, self.local, self.tlvs)
 
     # -- phases
 

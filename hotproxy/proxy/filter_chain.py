@@ -1,6 +1,6 @@
 """What a listener and the connections that it accepts know of each other.
 
-An accepted socket goes to its listener's terminal: `ConnectionManager` for HTTP, `TcpProxy` for TCP; that of a trusted
+An accepted socket goes to its listener's terminal: `HttpTerminal` for HTTP, `TcpProxy` for TCP; that of a trusted
 proxy by way of an `Introduction`, and one that speaks TLS by way of a `Shaking`. The listener sees only this interface;
 it starts them, tells them to leave, and is told once when each of them is gone.
 
@@ -35,7 +35,7 @@ class DownstreamConnection(Protocol):
 
     @property
     def kind(self) -> str:
-        """ "http1", "tcp", or "proxy_protocol" before it is one of these: who can `load` what `dump` gives."""
+        """ "http1", "http2", "tcp", or "proxy_protocol" before it is one of these: who can `load` what `dump` gives."""
 
     def start(self) -> None:
         """Begin to read. Everything may happen from here on, the end included."""
@@ -86,13 +86,16 @@ class TerminalConnection(DownstreamConnection, Protocol):
 
 
 class DownstreamOwner(Protocol):
-    """The listener, seen from a connection. One of the two is called, exactly once."""
+    """The listener, seen from a connection. One of the three is called, exactly once."""
 
     def on_connection_closed(self, connection: DownstreamConnection) -> None:
         """The last thing a connection does."""
 
     def on_connection_moved(self, connection: DownstreamConnection) -> None:
         """Released or discarded: it goes on in another process."""
+
+    def on_connection_becomes(self, connection: DownstreamConnection, other: DownstreamConnection) -> None:
+        """It goes on as another object, which speaks another protocol: nothing has ended."""
 
 
 class Terminal(Protocol[ListenerT, RuntimeT]):

@@ -32,12 +32,12 @@ from typing import Final
 
 from hotproxy.config.model import ALWAYS_FORWARD_ONLY, ForwardedCertificate
 from hotproxy.errors import Reason, Side
-from hotproxy.http.codec import HTTP_1_0, HTTP_1_1, LENGTH, NO_BODY, RequestHead, ResponseHead
+from hotproxy.http.codec import HTTP_1_0, HTTP_1_1, HTTP_2, LENGTH, NO_BODY, RequestHead, ResponseHead
 from hotproxy.http.headers import Headers
 from hotproxy.proxy.client_certificate import DEFAULT, forward_certificate
 from hotproxy.telemetry.tls_info import TlsInfo
 
-_VIA: Final = {HTTP_1_0: b"1.0 hotproxy", HTTP_1_1: b"1.1 hotproxy"}
+_VIA: Final = {HTTP_1_0: b"1.0 hotproxy", HTTP_1_1: b"1.1 hotproxy", HTTP_2: b"2 hotproxy"}
 # 16 passes through hotproxy: chains of three or four are in use; a cluster that points at its own listener would
 # otherwise run in circles until the head is too large or the descriptors are used up.
 _MAX_PASSES: Final = 16

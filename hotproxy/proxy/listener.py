@@ -448,6 +448,10 @@ class Listener:
         stats.downstream_cx_active.add(-1)
         stats.downstream_cx_destroy.inc()
 
+    def on_connection_becomes(self, connection: DownstreamConnection, other: DownstreamConnection) -> None:
+        self.connections.remove(connection)
+        self.connections.add(other)
+
     # -- handoff ------------------------------------------------------------------------------------------------
 
     def adopt(self, state: dict[str, object], socks: Sequence[socket.socket]) -> DownstreamConnection:

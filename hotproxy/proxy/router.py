@@ -128,7 +128,7 @@ class Router:
         if self._upstream is not None:
             self._upstream.send_end(trailers)
         if self.tunnel is None:
-            self._stream.manager.arm_response_timer(self._timeout_s)
+            self._stream.downstream.arm_response_timer(self._timeout_s)
 
     def flush(self) -> None:
         """The end of a turn in which something may have come from downstream."""
@@ -152,7 +152,7 @@ class Router:
         info = self._stream.info
         info.attempts += 1
         info.upstream_remote = endpoint.name
-        preface = self._stream.manager.preface(cluster) if cluster.proxy_protocol else b""
+        preface = self._stream.downstream.preface(cluster) if cluster.proxy_protocol else b""
         # What has closed one idle connection has most likely closed the others too.
         upstream = self._pools.take(cluster, endpoint, self, preface) if not self._retried else None
         if upstream is not None:
@@ -161,7 +161,7 @@ class Router:
             self._connect(cluster, endpoint)
 
     def _connect(self, cluster: Cluster, endpoint: Endpoint) -> None:
-        preface = self._stream.manager.preface(cluster) if cluster.proxy_protocol else b""
+        preface = self._stream.downstream.preface(cluster) if cluster.proxy_protocol else b""
         self._pending = self._pools.connect(cluster, endpoint, self, self._runtime, preface)
         self._pending.start()
 
@@ -207,7 +207,7 @@ class Router:
             upstream.send_end(self._request_trailers)
         if not upstream.reused or self._held.full:
             self._held.drop()  # a new connection that dies is not the accident which justifies a second try
-        if self._stream.manager.connection.pressed:
+        if self._stream.downstream.pressed:
             self._pause_upstream()
         if not upstream.connection.pressed:
             self._resume_body()
@@ -272,7 +272,7 @@ class Router:
         stream.encode_end(self._response_trailers)
 
     def on_upstream_turn_end(self) -> None:
-        self._stream.manager.on_upstream_turn_end()
+        self._stream.downstream.on_upstream_turn_end()
 
     def on_upstream_raw(self, data: bytes) -> None:
         raise AssertionError("raw bytes without a tunnel")
@@ -316,7 +316,7 @@ class Router:
             self._pause_body()
         else:
             self._resume_body()
-            self._stream.manager.touch()
+            self._stream.downstream.touch()
 
     def on_downstream_pressure(self, high: bool) -> None:
         if high:
@@ -334,12 +334,12 @@ class Router:
     def _pause_body(self) -> None:
         if not self._body_paused:
             self._body_paused = True
-            self._stream.manager.connection.read_disable()
+            self._stream.downstream.pause()
 
     def _resume_body(self) -> None:
         if self._body_paused:
             self._body_paused = False
-            self._stream.manager.connection.read_enable()
+            self._stream.downstream.resume()
 
     @property
     def upstream_connection(self) -> Connection | None:

@@ -62,6 +62,7 @@ class HttpListener:
     xff_num_trusted_hops: int = 0
     secured: Secured | None = None
     certificate: ForwardedCertificate = DEFAULT_CERTIFICATE
+    http2: bool = True  # clients may begin with HTTP/2's preface where there is no TLS
 
 
 @dataclass(frozen=True, slots=True)

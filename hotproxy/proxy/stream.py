@@ -24,7 +24,7 @@ from hotproxy.errors import (
     Side,
     downstream_protocol_error,
 )
-from hotproxy.http.codec import HTTP_1_1, LENGTH, NO_BODY, RequestHead, ResponseHead
+from hotproxy.http.codec import HTTP_1_0, HTTP_1_1, LENGTH, NO_BODY, RequestHead, ResponseHead
 from hotproxy.http.headers import Headers
 from hotproxy.proxy import forwarding, last_hop
 from hotproxy.proxy.route import normalise
@@ -35,19 +35,19 @@ from hotproxy.proxy.trusted_hops import trusted_chain
 from hotproxy.telemetry.stream_info import StreamInfo
 
 if TYPE_CHECKING:
-    from hotproxy.proxy.connection_manager import ConnectionManager
+    from hotproxy.proxy.downstream import Downstream
 
 
 class Stream:
-    """Lives from the first event of a request until `finish()`; its connection has one at a time."""
+    """Lives from the first event of a request until `finish()`; `downstream` is its client's side."""
 
     __slots__ = (
-        "_ends_by_close", "_taken", "finished", "idle_timeout_s", "info", "listener", "manager", "request_read",
+        "_ends_by_close", "_taken", "downstream", "finished", "idle_timeout_s", "info", "listener", "request_read",
         "response_started", "router", "runtime",
     )  # fmt: skip
 
-    def __init__(self, manager: ConnectionManager, listener: HttpListener, runtime: Runtime, info: StreamInfo) -> None:
-        self.manager = manager
+    def __init__(self, downstream: Downstream, listener: HttpListener, runtime: Runtime, info: StreamInfo) -> None:
+        self.downstream = downstream
         self.listener = listener
         self.runtime = runtime
         self.info = info
@@ -60,27 +60,27 @@ class Stream:
         self._taken = 0  # bytes that both sides had taken when the idle timer last fired
 
     @classmethod
-    def begin(cls, manager: ConnectionManager, listener: HttpListener, runtime: Runtime) -> Stream:
+    def begin(cls, downstream: Downstream, listener: HttpListener, runtime: Runtime) -> Stream:
         """A new one, counted as a request."""
         info = StreamInfo(runtime.clock.wall_s(), runtime.clock.now_s())
         info.listener = listener.name
-        info.downstream_remote = manager.peer
-        info.downstream_local = manager.local
-        info.downstream_direct_remote = manager.direct_peer
-        info.tlvs = manager.tlvs
-        if manager.tls is not None:
-            info.tls = manager.tls
-            info.requested_server_name = manager.tls.server_name
-        info.protocol = "HTTP/1.1"
+        info.downstream_remote = downstream.peer
+        info.downstream_local = downstream.local
+        info.downstream_direct_remote = downstream.direct_peer
+        info.tlvs = downstream.tlvs
+        if downstream.tls is not None:
+            info.tls = downstream.tls
+            info.requested_server_name = downstream.tls.server_name
+        info.protocol = downstream.protocol
         listener.stats.downstream_rq_total.inc()
         listener.stats.downstream_rq_active.add(1)
-        return cls(manager, listener, runtime, info)
+        return cls(downstream, listener, runtime, info)
 
     # -- towards upstream
 
     def decode_head(self, head: RequestHead) -> None:
         info = self.info
-        if head.version != HTTP_1_1:
+        if head.version == HTTP_1_0:
             info.protocol = "HTTP/1.0"
         info.method = head.method.decode("latin-1")
         info.original_path = info.path = head.target.decode("latin-1")
@@ -96,10 +96,10 @@ class Stream:
             return
         path, target = normal
         authority = head.headers.get(b"host") or b""
-        tls = self.manager.tls
+        tls = self.downstream.tls
         # What a route looks at is what an endpoint would be told: nobody chooses one by saying who it is.
         received = head.headers.copy() if head.method in last_hop.COUNTED_METHODS else head.headers
-        client_host, proto = self.manager.client_host, b""
+        client_host, proto = self.downstream.client_host, b""
         if self.listener.xff_num_trusted_hops:
             client_host, proto = self._believe(head.headers)
         request_id = forwarding.new_request_id(self.runtime.random)
@@ -133,7 +133,7 @@ class Stream:
     def _believe(self, headers: Headers) -> tuple[bytes, bytes]:
         """What trusted hops say: the value of x-forwarded-for, and the scheme, b"" where they don't. The log tells the
         client, and who has connected where nothing else says so."""
-        connected_from = self.manager.client_host
+        connected_from = self.downstream.client_host
         chain = trusted_chain(headers, self.listener.xff_num_trusted_hops, connected_from)
         if chain is None:
             return connected_from, b""
@@ -171,7 +171,7 @@ class Stream:
 
     def encode_interim(self, head: ResponseHead) -> None:
         """100, 102, 103: straight on; the codec spares clients that would not understand."""
-        self.manager.send(self.manager.codec.encode_head(head, False))
+        self.downstream.send_interim(head)
 
     def encode_head(self, head: ResponseHead) -> None:
         """The final response of an endpoint."""
@@ -186,19 +186,17 @@ class Stream:
         self._ends_by_close = True
 
     def encode_data(self, data: bytes) -> None:
-        encoded = self.manager.codec.encode_data(data)
-        if encoded:  # an answer to HEAD has none
+        if self.downstream.send_data(data):  # an answer to HEAD has none
             self.info.tx_bytes += len(data)
-            self.manager.send(encoded)
 
     def encode_raw(self, data: bytes) -> None:
         self.info.tx_bytes += len(data)
-        self.manager.send(data)
+        self.downstream.send_raw(data)
 
     def encode_end(self, trailers: Headers | None) -> None:
-        self.manager.send(self.manager.codec.encode_end(trailers))
+        self.downstream.send_end(trailers)
         self.finish()
-        self.manager.on_stream_end(self.request_read)
+        self.downstream.on_stream_end(self.request_read)
 
     def _send_head(self, head: ResponseHead) -> None:
         info = self.info
@@ -209,7 +207,7 @@ class Stream:
         info.response_first_byte_s = self.runtime.clock.now_s()
         # A client whose request is not read to its end cannot send another one on this connection: the rest would
         # have to be read and thrown away first, without any bound.
-        self.manager.send_head(head, not self.request_read)
+        self.downstream.send_head(head, not self.request_read)
 
     # -- ending
 
@@ -242,14 +240,14 @@ class Stream:
         if self.router is not None:
             self.router.cancel()
         self.finish()
-        self.manager.on_stream_aborted(self._ends_by_close)
+        self.downstream.on_stream_aborted(self._ends_by_close)
 
-    def on_downstream_lost(self) -> None:
-        """The client has gone: nobody is left to answer."""
+    def on_downstream_lost(self, reason: Reason = DOWNSTREAM_DISCONNECT) -> None:
+        """The client has gone, or (HTTP/2) has reset this stream: nobody is left to answer."""
         if self.finished:
             return
         self.listener.stats.downstream_rq_rx_reset.inc()
-        self._blame(DOWNSTREAM_DISCONNECT)
+        self._blame(reason)
         if self.router is not None:
             self.router.cancel()
         self.finish()
@@ -257,12 +255,12 @@ class Stream:
     def on_tunnel_end(self) -> None:
         """Both directions of an upgraded connection have ended."""
         self.finish()
-        self.manager.on_stream_end(False)
+        self.downstream.on_stream_end(False)
 
     def on_idle_timeout(self) -> None:
         """Nothing has come from either side for `idle_timeout_s`."""
         if self._is_progressing():
-            self.manager.touch()
+            self.downstream.touch()
             return
         self.local_reply(STREAM_IDLE_TIMEOUT if self.request_read else REQUEST_BODY_TIMEOUT)
 
@@ -273,8 +271,7 @@ class Stream:
 
     def _is_progressing(self) -> bool:
         """A slow reader: no events, because we hold data back for it, but bytes do leave."""
-        connection = self.manager.connection
-        taken, pending = connection.tx_bytes, connection.pending_bytes
+        taken, pending = self.downstream.taken_bytes, self.downstream.waiting_bytes
         upstream = self.router.upstream_connection if self.router is not None else None
         if upstream is not None:
             taken += upstream.tx_bytes
@@ -295,7 +292,7 @@ class Stream:
         """Exactly once for every stream."""
         assert not self.finished, "a stream has ended twice"
         self.finished = True
-        self.manager.disarm_stream_timers()
+        self.downstream.disarm_stream_timers()
         info = self.info
         info.end_s = self.runtime.clock.now_s()
         stats = self.listener.stats

@@ -6,12 +6,13 @@ before the switch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hotproxy.http.codec import Event, ResponseHead
 from hotproxy.upstream.upstream_connection import UpstreamConnection
 
 if TYPE_CHECKING:
+    from hotproxy.proxy.connection_manager import ConnectionManager
     from hotproxy.proxy.router import Router
     from hotproxy.proxy.stream import Stream
 
@@ -19,17 +20,18 @@ if TYPE_CHECKING:
 class Tunnel:
     """Takes the router's place as the user of the upstream connection."""
 
-    __slots__ = ("_router", "_stream", "_upstream")
+    __slots__ = ("_manager", "_router", "_stream", "_upstream")
 
     def __init__(self, stream: Stream, router: Router, upstream: UpstreamConnection) -> None:
         self._stream = stream
+        self._manager = cast("ConnectionManager", stream.downstream)  # only HTTP/1 knows a 101
         self._router = router
         self._upstream = upstream
         upstream.user = self
 
     def begin(self, head: ResponseHead) -> None:
         """Pass the 101 on, and what either side has sent behind it already."""
-        stream, upstream, manager = self._stream, self._upstream, self._stream.manager
+        stream, upstream, manager = self._stream, self._upstream, self._manager
         upstream.raw = True
         manager.arm_response_timer(0.0)  # `timeout` ends here
         stream.encode_upgrade(head)
@@ -61,11 +63,11 @@ class Tunnel:
         self._stream.encode_raw(data)
 
     def on_upstream_turn_end(self) -> None:
-        self._stream.manager.on_upstream_turn_end()
+        self._manager.on_upstream_turn_end()
 
     def on_upstream_eof(self) -> None:
-        self._stream.manager.connection.shutdown_write()
-        self._stream.manager.touch()
+        self._manager.connection.shutdown_write()
+        self._manager.touch()
         self._end_if_over()
 
     def on_upstream_event(self, event: Event) -> None:
@@ -81,6 +83,6 @@ class Tunnel:
         self._router.on_internal_error()
 
     def _end_if_over(self) -> None:
-        if self._upstream.connection.read_closed and self._stream.manager.connection.read_closed:
+        if self._upstream.connection.read_closed and self._manager.connection.read_closed:
             self._router.release_tunnel()
             self._stream.on_tunnel_end()

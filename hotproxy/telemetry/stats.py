@@ -48,6 +48,7 @@ class Scope:
     scope: ClassVar[str]
     tag: ClassVar[str]  # Envoy's label for the listener or cluster
     part: ClassVar[str] = ""  # between name and statistic
+    root: ClassVar[str] = ""  # what Envoy's families begin with in place of scope and part
 
     def __init__(self, slab: Slab, name: str) -> None:
         for last, kind, _, _ in _table(type(self)):
@@ -97,8 +98,8 @@ def _read_table(scope: type[Scope]) -> list[_Row]:
         if last[-2:] == "xx":  # downstream_rq_2xx -> family downstream_rq_xx, class 2
             tags = (("envoy_response_code_class", last[-3]),)
             last = f"{last[:-3]}xx"
-        part = scope.part.replace(".", "_")
-        family = f"{'hotproxy' if field.type == 'OwnCounter' else 'envoy'}_{scope.scope}_{part}{last}"
+        root = scope.root or f"{scope.scope}_{scope.part.replace('.', '_')}"
+        family = f"{'hotproxy' if field.type == 'OwnCounter' else 'envoy'}_{root}{last}"
         rows.append((field.name, _KINDS[str(field.type)], tags, family))
     return rows
 
@@ -185,6 +186,25 @@ class SslStats(Scope):
 
 
 @dataclass(init=False, slots=True)
+class Http2Stats(Scope):
+    """The HTTP/2 connections of one listener. Its names are `http.<name>.http2.<statistic>`."""
+
+    scope: ClassVar[str] = "http"
+    tag: ClassVar[str] = "envoy_http_conn_manager_prefix"
+    part: ClassVar[str] = "http2."
+    root: ClassVar[str] = "http2_"
+
+    rx_reset: Counter  # streams that the client has reset
+    tx_reset: Counter  # streams that we have reset, because their responses broke off
+    tx_flush_timeout: Counter  # a complete response of which the client took nothing for a minute
+    goaway_sent: Counter  # because we leave
+    header_overflow: Counter  # header lists too large to be decoded
+    outbound_control_flood: Counter  # the client makes us answer, and does not read
+    inbound_glitches_flood: OwnCounter  # frames that do nothing and cost something: PING, SETTINGS, empty DATA ...
+    inbound_resets_flood: OwnCounter  # streams begun and reset
+
+
+@dataclass(init=False, slots=True)
 class HttpStats(Scope):
     """One HTTP listener: its connections, its requests, and what became of them."""
 
@@ -199,7 +219,10 @@ class HttpStats(Scope):
     downstream_cx_protocol_error: Counter
     downstream_cx_idle_timeout: Counter
     downstream_cx_drain_close: Counter
+    downstream_cx_http2_total: Counter
+    downstream_cx_http2_active: Gauge
     downstream_rq_total: Counter
+    downstream_rq_http2_total: Counter
     downstream_rq_active: Gauge
     downstream_rq_completed: Counter
     downstream_rq_1xx: Counter
@@ -216,11 +239,22 @@ class HttpStats(Scope):
     no_cluster: Counter
     rq_direct_response: Counter
     rq_redirect: Counter
+    _http2: Http2Stats
     _classes: dict[int, Counter]
 
     def __init__(self, slab: Slab, name: str) -> None:
         Scope.__init__(self, slab, name)  # not super(): slots=True makes a second class of this name
+        self._http2 = Http2Stats(slab, name)
         self._classes = {digit: self.by_name(f"downstream_rq_{digit}xx") for digit in range(1, 6)}
+
+    @classmethod
+    def declare(cls, name: str) -> list[Stat]:
+        own: list[Stat] = Scope.declare.__func__(cls, name)  # type: ignore[attr-defined]
+        return own + Http2Stats.declare(name)
+
+    @property
+    def http2(self) -> Http2Stats:
+        return self._http2
 
     def count_status(self, code: int) -> None:
         """A response is complete: `downstream_rq_completed` and its class."""

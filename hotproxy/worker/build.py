@@ -20,8 +20,8 @@ from hotproxy.net.socket_options import SocketOptions
 from hotproxy.net.tls_client import ClientTls
 from hotproxy.net.tls_server import ServerTls
 from hotproxy.net.tls_tickets import TicketKeys
-from hotproxy.proxy.connection_manager import ConnectionManager
 from hotproxy.proxy.filter_chain import Terminal
+from hotproxy.proxy.http_terminal import HttpTerminal
 from hotproxy.proxy.listener import SHARE_OF_DESCRIPTORS, Admission, Listener
 from hotproxy.proxy.route import RouteTable
 from hotproxy.proxy.runtime import Runtime
@@ -164,7 +164,7 @@ def build(
         listener.name: Listener(
             listeners[listener.name],
             listener.backlog,
-            cast(_Terminal, ConnectionManager if listener.tcp is None else TcpProxy),
+            cast(_Terminal, HttpTerminal() if listener.tcp is None else TcpProxy),
             admission,
             poller,
             runtime,
@@ -233,6 +233,7 @@ def _listener(
         xff_num_trusted_hops=config.xff_num_trusted_hops,
         secured=secured,
         certificate=config.forwarded_certificate,
+        http2=config.http2,
     )
 
 

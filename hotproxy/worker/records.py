@@ -3,9 +3,9 @@
     record   [kind, listener, number of descriptors, state]     state: msgpack of what `dump()` gave, version inside
     batch    as many as fit into one frame, with their descriptors behind each other in the frame's own
 
-`kind` says who can load it: "http1" or "tcp", a client's connection, or "proxy_protocol" before it is one of these;
-"http1_idle", one to an endpoint, whose `listener` is "". A state that does not fit into a frame travels in a memfd
-(`restarter/frames.py`).
+`kind` says who can load it: "http1", "http2" or "tcp", a client's connection, or "proxy_protocol" before it is one of
+these; "http1_idle", one to an endpoint, whose `listener` is "". A state that does not fit into a frame travels in a
+memfd (`restarter/frames.py`).
 """
 
 from __future__ import annotations

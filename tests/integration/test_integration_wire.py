@@ -96,7 +96,6 @@ WRONG: dict[str, tuple[bytes, int]] = {
     "version-1.2": (b"GET / HTTP/1.2\r\nHost: a\r\n\r\n", 505),
     "version-2": (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
     "version-0.9": (b"GET /\r\n\r\n", 400),
-    "preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0),
     "tls": (b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03" + b"\0" * 100 + b"\r\n\r\n", 400),
     "garbage": (b"\xff\xfe\x00\x01" * 20 + b"\r\n\r\n", 400),
     "chunk-size-hex": (post(b"Transfer-Encoding: chunked", body=b"0x3\r\nabc\r\n0\r\n\r\n"), 400),

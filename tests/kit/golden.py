@@ -14,7 +14,9 @@ from typing import Any
 
 import msgpack
 
+from hotproxy.proxy.http2_connection_manager import Http2ConnectionManager
 from hotproxy.telemetry.stream_info import FIELDS
+from tests.kit import http2_moments
 from tests.kit.handoff import Handoff
 from tests.kit.introductions import Bench
 from tests.kit.moments import MOMENTS, TCP_MOMENTS, play_tcp
@@ -58,6 +60,14 @@ def written_today() -> dict[Path, Records]:
                 add(name, state)
             handoff.roll_back()
             play.end()
+    for name in http2_moments.MOMENTS:
+        play = http2_moments.play(name)
+        # A client that has sent no whole preface is one of HTTP/1, as any.
+        if isinstance(play.manager, Http2ConnectionManager):
+            handoff = Handoff(play)
+            add(name, handoff.state)
+            handoff.roll_back()
+        play.end()
     for name in TCP_MOMENTS:
         add(name, _of_tcp(name))
     for name, said in INTRODUCTION_MOMENTS.items():

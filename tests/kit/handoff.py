@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from hotproxy.proxy.connection_manager import ConnectionManager
+from hotproxy.proxy.filter_chain import DownstreamConnection
+from hotproxy.proxy.http_terminal import HttpTerminal
 
 if TYPE_CHECKING:
     from hotproxy.upstream.moving import IdleUpstream
     from tests.kit.playbook import Playbook, Worker
 
 # What a connect that is under way counts: it ends here, and is begun anew there.
-CONNECTING = {"cluster.api.upstream_cx_active": 1, "cluster.api.upstream_rq_pending_active": 1, "active": 1}
+CONNECTING = ("cluster.api.upstream_cx_active", "cluster.api.upstream_rq_pending_active", "active")
 
 
 class Handoff:
@@ -53,12 +54,12 @@ class Handoff:
         assert self.old.counters() == self.counters
         assert self.play.received == self.said
 
-    def load(self) -> tuple[Worker, ConnectionManager, list[IdleUpstream]]:
+    def load(self) -> tuple[Worker, DownstreamConnection, list[IdleUpstream]]:
         """Into a new process, which has its own descriptors."""
         play, new = self.play, self.play.new_worker()
         socks: Any = play.dup(play.manager.socks())  # type: ignore[arg-type]
         try:
-            manager = ConnectionManager.load(self.state, socks, new.listener, play, new.runtime)
+            manager = HttpTerminal().load(self.state, socks, new.listener, play, new.runtime)
         except ValueError:
             for sock in socks:
                 sock.close()
@@ -68,7 +69,7 @@ class Handoff:
         new.loop.run()
         assert not new.loop.readers and not new.loop.writers, "a loaded descriptor is watched before it is started"
         assert new.counters() == {}
-        connecting = CONNECTING if self.is_connecting else {}
+        connecting = dict.fromkeys(CONNECTING, self.connecting) if self.connecting else {}
         assert add(new.gauges(), connecting) == self.before
         self._check_nothing_happened()
         return new, manager, idle
@@ -82,8 +83,10 @@ class Handoff:
         return loaded
 
     @property
-    def is_connecting(self) -> bool:
-        return bool(self.state["stream"]) and self.state["stream"]["router"]["upstream"] is None
+    def connecting(self) -> int:
+        """How many streams wait for a connection."""
+        streams = [lane["stream"] for lane in self.state["lanes"]] if "lanes" in self.state else [self.state["stream"]]
+        return len([stream for stream in streams if stream and stream["router"]["upstream"] is None])
 
     def commit(self) -> None:
         new, manager, idle = self.load()
@@ -93,10 +96,10 @@ class Handoff:
         old_manager.release()
         assert self.play.moved.pop() is old_manager and not self.play.moved
         assert self.old.gauges() == {}
-        ended = {"cluster.api.upstream_cx_destroy": 1} if self.is_connecting else {}
+        ended = {"cluster.api.upstream_cx_destroy": self.connecting} if self.connecting else {}
         assert self.old.counters() == add(self.counters, ended)
         assert self.play.received == self.said
-        self.play.move_to(new, manager)
+        self.play.move_to(new, manager)  # type: ignore[arg-type]
         for upstream in idle:
             upstream.start()
         manager.start()

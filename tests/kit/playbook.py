@@ -23,9 +23,11 @@ from hotproxy.errors import CONNECT_FAILURE, CONNECT_TIMEOUT, DRAIN_DEADLINE, LO
 from hotproxy.net.connection import OPEN
 from hotproxy.net.proxy_protocol import Announced
 from hotproxy.proxy.connection_manager import ConnectionManager
+from hotproxy.proxy.http2_connection_manager import Http2ConnectionManager
 from hotproxy.proxy.route import RouteTable
 from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import HttpListener, Snapshot
+from hotproxy.proxy.stream import Stream
 from hotproxy.shm.cells import Slab
 from hotproxy.shm.schema import COUNTER, GAUGE
 from hotproxy.telemetry.stats import ClusterStats, HttpStats, ListenerStats
@@ -145,7 +147,7 @@ class Worker:
         timeouts = (request_headers_timeout_s, keepalive_timeout_s)
         self.listener = HttpListener(
             "web", routes, *timeouts, 0, self.http, ListenerStats(self.slab, "web"), play.log,  # type: ignore[arg-type]
-            xff_num_trusted_hops=play.trusted_hops,
+            xff_num_trusted_hops=play.trusted_hops, http2=play.http2,
         )  # fmt: skip
         balancer = RoundRobin(endpoints, _Random())
         self.cluster = Cluster(
@@ -184,9 +186,11 @@ class Playbook:
         announced: Announced | None = None,
         trusted_hops: int = 0,
         pass_through_tlvs: frozenset[int] = frozenset(),
+        http2: bool = True,
     ) -> None:
         self.clock = _Clock()
         self.trusted_hops = trusted_hops
+        self.http2 = http2
         self.proxy_protocol = proxy_protocol
         self.pass_through_tlvs = pass_through_tlvs
         self.outcomes = list(outcomes)
@@ -204,7 +208,7 @@ class Playbook:
         self._totals: dict[str, int] = {}
         self._use(self.new_worker())
         self.client = self._socket("down")
-        self.manager = ConnectionManager(
+        self.manager: ConnectionManager | Http2ConnectionManager = ConnectionManager(
             self.client, peer, self.listener, self, self.runtime, announced  # type: ignore[arg-type]
         )  # fmt: skip
         self.manager.start()
@@ -255,6 +259,10 @@ class Playbook:
 
     def on_connection_moved(self, connection: object) -> None:
         self.moved.append(connection)
+
+    def on_connection_becomes(self, connection: object, other: Http2ConnectionManager) -> None:
+        assert connection is self.manager
+        self.manager = other
 
     # -- playing
 
@@ -320,7 +328,7 @@ class Playbook:
             self.sockets[fd] = copies[-1]
         return copies
 
-    def move_to(self, worker: Worker, manager: ConnectionManager) -> None:
+    def move_to(self, worker: Worker, manager: ConnectionManager | Http2ConnectionManager) -> None:
         """The old process has let go of everything."""
         self._add_totals()
         for fd, sock in list(self.sockets.items()):
@@ -330,13 +338,19 @@ class Playbook:
         self.manager = manager
         self.client = self.side("down")
 
+    def streams(self) -> list[Stream]:
+        """Those that are under way."""
+        manager = self.manager
+        if isinstance(manager, ConnectionManager):
+            return [manager.stream] if manager.stream is not None else []
+        return [lane.stream for lane in manager.lanes.values() if lane.stream is not None]
+
     def can_move(self) -> bool:
         """Is nothing breaking in this very moment (that ends by itself)?"""
-        stream = self.manager.stream
-        router = stream.router if stream is not None else None
         connections = [self.manager.connection]
-        if router is not None and router._upstream is not None:
-            connections.append(router._upstream.connection)
+        for stream in self.streams():
+            if stream.router is not None and stream.router._upstream is not None:
+                connections.append(stream.router._upstream.connection)
         return all(connection.state == OPEN for connection in connections)
 
     # -- looking
@@ -376,7 +390,7 @@ class Playbook:
         pass_time(self.clock, self.wheel, 1.1)  # lingering
         self.loop.run()
         assert self.closed == 1, "the listener was not told that the connection is over"
-        assert self.manager.stream is None
+        assert not self.streams()
         open_ = [sock.name for sock in self.sockets.values() if not sock.closed]
         assert not open_, f"still open: {open_}"
         assert not self.loop.readers and not self.loop.writers

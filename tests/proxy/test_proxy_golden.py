@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from hotproxy.net.proxy_protocol import encode
-from hotproxy.proxy import http_moving, introduction, tcp_moving
+from hotproxy.proxy import http2_moving, http_moving, introduction, tcp_moving
 from hotproxy.proxy.tcp_proxy import TcpProxy
 from hotproxy.telemetry.stream_info import FIELDS, StreamInfo
 from hotproxy.upstream import moving
-from tests.kit import golden, introductions
+from tests.kit import golden, http2_moments, introductions
 from tests.kit.clock import FakeClock
 from tests.kit.handoff import Handoff
 from tests.kit.moments import MOMENTS
@@ -44,7 +44,9 @@ def today() -> dict[Path, golden.Records]:
     return golden.written_today()
 
 
-@pytest.mark.parametrize("part", [http_moving, tcp_moving, introduction, moving], ids=lambda part: part.KIND)
+@pytest.mark.parametrize(
+    "part", [http_moving, http2_moving, tcp_moving, introduction, moving], ids=lambda part: part.KIND
+)
 def test_every_version_has_its_file(part: Any) -> None:
     for version in range(1, part.DUMP_VERSION + 1):
         assert golden.path_of(part.KIND, version) in FILES
@@ -66,6 +68,29 @@ def test_an_http_connection_of_any_release_goes_on(moment: str, record: Any) -> 
     MOMENTS[moment].play_on(play)
     assert play.log.infos and all(info.status for info in play.log.infos)
     play.end()
+
+
+@pytest.mark.parametrize(("moment", "record"), records_of("http2"))
+def test_so_does_one_of_http2(moment: str, record: Any) -> None:
+    play = http2_moments.play(moment)
+    handoff = Handoff(play)
+    handoff.state = record
+    handoff.commit()
+    http2_moments.play_on(moment, play)
+    assert play.log.infos and all(info.status == 200 for info in play.log.infos)
+    play.end()
+
+
+@pytest.mark.parametrize("moment", http2_moments.MOMENTS)
+def test_a_moment_of_http2_is_what_it_says(moment: str) -> None:
+    """With a move and without."""
+    moved, stayed = http2_moments.play(moment), http2_moments.play(moment)
+    moved.hand_off()
+    for play in (moved, stayed):
+        http2_moments.play_on(moment, play)
+        assert [info.status for info in play.log.infos] == [200] * (3 if moment == "several" else 1)
+        play.end()
+    assert moved.counts() == stayed.counts()
 
 
 @pytest.mark.parametrize(("moment", "record"), records_of("http1_idle"))

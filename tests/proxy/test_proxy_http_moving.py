@@ -295,7 +295,7 @@ def test_a_connect_that_was_under_way_goes_on_when_it_thaws(book: Book) -> None:
     play.side("down").inbox.append(POST)
     play.loop.readers[play.client.fileno()]()  # it connects, and nobody has told yet that it is connected
     handoff = Handoff(play)
-    assert handoff.is_connecting and play.connects_to == ["10.0.0.1:9000"]
+    assert handoff.connecting == 1 and play.connects_to == ["10.0.0.1:9000"]
     handoff.roll_back()
     assert play(("origin", HI)) == [("up", POST_UP), ("down", HI_DOWN)]
     assert play.connects_to == ["10.0.0.1:9000"] and play.log.infos[0].attempts == 1
