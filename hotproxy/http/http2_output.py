@@ -253,6 +253,8 @@ class Http2Output:
         while queue and room > 0 and self._send_window > 0:
             stream = queue.popleft()
             stream.queued = False
+            if stream.send_window <= 0:  # shut since, by SETTINGS
+                continue
             size = min(len(stream.pending), stream.send_window, self._send_window, MAX_FRAME_BYTES)
             data = bytes(stream.pending[:size])
             del stream.pending[:size]

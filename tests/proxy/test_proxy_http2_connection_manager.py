@@ -461,10 +461,24 @@ def test_what_comes_while_nobody_reads_is_read_by_the_next_process() -> None:
     play.end()
 
 
-def test_our_settings_come_before_anything_else() -> None:
+@pytest.mark.parametrize("leaving", [[], [h2.GOAWAY, h2.PING]], ids=["", "draining"])
+def test_our_settings_come_before_anything_else(leaving: list[int]) -> None:
+    """A connection that was open already when the drain began, and says its preface then, was told GOAWAY first."""
     play = Playbook()
-    (down,) = play(("down", preface()))
-    assert [kind for kind, *_ in frames(down[1])] == [h2.SETTINGS, h2.WINDOW_UPDATE, h2.SETTINGS]  # type: ignore[arg-type]
+    if leaving:
+        play(("drain",))
+    (*down,) = play(("down", preface()))
+    said = b"".join(what for _, what in down)  # type: ignore[misc]
+    assert [kind for kind, *_ in frames(said)] == [h2.SETTINGS, h2.WINDOW_UPDATE, h2.SETTINGS, *leaving]
+    play.end()
+
+
+def test_a_head_request_that_is_refused_has_no_body(start: Start) -> None:
+    """RFC 9110 section 9.3.2. A client that gets one takes it for an error, and never sees the status."""
+    play = start()
+    large = [("x-large", "x" * 40_000), ("x-larger", "x" * 30_000)]
+    told = play(("down", play.peer.data_to_send() + headers(1, [(":method", "HEAD"), *GET_FIELDS[1:], *large])))
+    assert of(1, told)[0][1][0] == (":status", "431") and of(1, told)[1:] == [("end",)]  # type: ignore[index]
     play.end()
 
 
