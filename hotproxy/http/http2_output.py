@@ -57,7 +57,7 @@ class Http2Output:
 
     __slots__ = (
         "_initial_window", "_last_id", "_leaving", "_out", "_queue", "_relieved", "_reset_ids", "_send_window",
-        "_settings_sent", "_shrunk", "_streams", "_window_updates", "choked", "waiting_total",
+        "_settings_sent", "_shrunk", "_streams", "_window_updates", "choked", "resets_sent", "waiting_total",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -74,6 +74,7 @@ class Http2Output:
         self._queue: deque[Http2Stream] = deque()  # those that may send what waits, in turn
         self._relieved: list[int] = []  # streams of which something that waited has left
         self.choked = False  # the socket takes nothing: no more data
+        self.resets_sent = 0  # for whoever counts them, and takes them away
         self.waiting_total = 0  # bytes of data that wait, of all streams
 
     def greet(self) -> None:
@@ -166,8 +167,7 @@ class Http2Output:
         """The stream ends here, for both sides."""
         stream = self._streams.get(stream_id)
         if stream is not None:
-            self._out.append(frame(RST_STREAM, 0, stream_id, number(code)))
-            self._remember_reset(stream_id)
+            self._send_reset(stream_id, code)
             self._forget(stream)
 
     def waiting_bytes(self, stream_id: int) -> int:
@@ -223,8 +223,7 @@ class Http2Output:
     def _over(self, stream: Http2Stream) -> None:
         """END_STREAM is sent."""
         if not stream.remote_ended:
-            self._out.append(frame(RST_STREAM, 0, stream.id, number(stream.reset_code)))
-            self._remember_reset(stream.id)
+            self._send_reset(stream.id, stream.reset_code)
         self._forget(stream)
 
     def _forget(self, stream: Http2Stream) -> None:
@@ -234,6 +233,11 @@ class Http2Output:
             stream.queued = False
         self.waiting_total -= len(stream.pending)
         stream.pending.clear()
+
+    def _send_reset(self, stream_id: int, code: int) -> None:
+        self._out.append(frame(RST_STREAM, 0, stream_id, number(code)))
+        self._remember_reset(stream_id)
+        self.resets_sent += 1
 
     def _remember_reset(self, stream_id: int) -> None:
         self._reset_ids[stream_id] = None

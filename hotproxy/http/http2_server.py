@@ -252,6 +252,8 @@ class Http2ServerCodec(Http2Output):
             self._break_stream(stream_id, h2.STREAM_CLOSED, "http2.headers_behind_end", now_s, events)
         elif not stream.broken:
             trailers = read_trailers(fields) if ended else Violation("http2.trailers_without_end")
+            if self._fields.list_bytes > MAX_HEAD_BYTES:
+                trailers = Violation("http2.trailers_too_large", 431)
             if isinstance(trailers, Violation):
                 self._violate(stream, trailers, now_s, events)
                 return
@@ -263,8 +265,7 @@ class Http2ServerCodec(Http2Output):
         self, stream_id: int, fields: list[tuple[bytes, bytes]], ended: bool, now_s: float, events: list[StreamEvent]
     ) -> None:
         if len(self._streams) >= MAX_STREAMS:
-            self._out.append(h2.frame(h2.RST_STREAM, 0, stream_id, h2.number(h2.REFUSED_STREAM)))
-            self._remember_reset(stream_id)
+            self._send_reset(stream_id, h2.REFUSED_STREAM)
             self._spend_reset(now_s, events)
             return
         stream = self._streams[stream_id] = Http2Stream(stream_id, self._initial_window)
@@ -444,8 +445,7 @@ class Http2ServerCodec(Http2Output):
     def _break_stream(self, stream_id: int, code: int, details: str, now_s: float, events: list[StreamEvent]) -> None:
         """A stream error (section 5.4.2): the stream is gone at once, and whoever made us do that pays for a reset."""
         stream = self._streams.get(stream_id)
-        self._out.append(h2.frame(h2.RST_STREAM, 0, stream_id, h2.number(code)))
-        self._remember_reset(stream_id)
+        self._send_reset(stream_id, code)
         if stream is not None:
             self._forget(stream)
             events.append((stream_id, Reset(details)))
