@@ -6,8 +6,8 @@ made before it is their turn, and a stream that was reset leaves no gap. The cli
 shrinks its table to nothing.
 
 The tables and the Huffman code are those of `hpack`. Its decoders are not used: one copies the rest of a block for each
-literal in it, which a hostile block makes quadratic; the other goes through a text by half bytes, and 45 KB of code take
-it 10 to 16 ms (4 to 8 here).
+literal in it, which a hostile block makes quadratic; the other goes through a text by half bytes, and takes 10 to 16 ms
+for 45 KB of code (4 to 8 here).
 """
 
 from __future__ import annotations
