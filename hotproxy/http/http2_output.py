@@ -48,6 +48,10 @@ SAID: Final = 1
 LAST: Final = 2
 LEAVING_PING: Final = b"hotproxy"
 
+# Of data that is collected in a turn; what comes beyond it waits, and leaves as the socket takes it. A turn can bring
+# answers of our own to 100 requests.
+_MAX_COLLECTED_BYTES: Final = 64 * 1024
+
 # Streams that we have reset: the client may not know it yet, and what it sends on them is thrown away.
 _REMEMBERED_RESETS: Final = 200
 
@@ -56,8 +60,9 @@ class Http2Output:
     """What `Http2ServerCodec` sends; a part of it, apart because the two halves have little to say to each other."""
 
     __slots__ = (
-        "_initial_window", "_last_id", "_leaving", "_out", "_queue", "_relieved", "_reset_ids", "_send_window",
-        "_settings_sent", "_shrunk", "_streams", "_window_updates", "choked", "resets_sent", "waiting_total",
+        "_collected", "_initial_window", "_last_id", "_leaving", "_out", "_queue", "_relieved", "_reset_ids",
+        "_send_window", "_settings_sent", "_shrunk", "_streams", "_window_updates", "choked", "resets_sent",
+        "waiting_total",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -71,6 +76,7 @@ class Http2Output:
         self._shrunk = False  # the client knows that we use no dynamic table
         self._window_updates = WINDOW_UPDATES_PER_DATA  # how many are no more than our data explains
         self._out: list[bytes] = []
+        self._collected = 0  # bytes of data in it
         self._queue: deque[Http2Stream] = deque()  # those that may send what waits, in turn
         self._relieved: list[int] = []  # streams of which something that waited has left
         self.choked = False  # the socket takes nothing: no more data
@@ -94,6 +100,7 @@ class Http2Output:
             return b""
         taken = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
+        self._collected = 0
         return taken
 
     def take_relieved(self) -> list[int]:
@@ -138,7 +145,8 @@ class Http2Output:
                 raise ValueError(f"{size} bytes of body where {stream.to_send} were announced")
             stream.to_send -= size
             stream.ending = not stream.to_send
-        if stream.pending or self.choked or size > stream.send_window or size > self._send_window:
+        shut = size > stream.send_window or size > self._send_window
+        if stream.pending or shut or self.choked or self._collected > _MAX_COLLECTED_BYTES:
             stream.pending += data
             self.waiting_total += size
             self._enqueue(stream)
@@ -203,6 +211,7 @@ class Http2Output:
         size = len(data)
         stream.send_window -= size
         self._send_window -= size
+        self._collected += size
         # A frame that is small because its window is explains nothing: the client opens it byte by byte.
         if last or size >= SMALL_DATA_BYTES:
             self._window_updates = min(self._window_updates + WINDOW_UPDATES_PER_DATA, MAX_WINDOW_UPDATES)
