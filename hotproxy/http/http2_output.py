@@ -48,6 +48,10 @@ SAID: Final = 1
 LAST: Final = 2
 LEAVING_PING: Final = b"hotproxy"
 
+# Of data that is collected in a turn; what comes beyond it waits, and leaves as the socket takes it. A turn can bring
+# answers of our own to 100 requests.
+_MAX_COLLECTED_BYTES: Final = 64 * 1024
+
 # Streams that we have reset: the client may not know it yet, and what it sends on them is thrown away.
 _REMEMBERED_RESETS: Final = 200
 
@@ -56,8 +60,9 @@ class Http2Output:
     """What `Http2ServerCodec` sends; a part of it, apart because the two halves have little to say to each other."""
 
     __slots__ = (
-        "_initial_window", "_last_id", "_leaving", "_out", "_queue", "_relieved", "_reset_ids", "_send_window",
-        "_settings_sent", "_shrunk", "_streams", "_window_updates", "choked", "waiting_total",
+        "_collected", "_initial_window", "_last_id", "_leaving", "_out", "_queue", "_relieved", "_reset_ids",
+        "_send_window", "_settings_sent", "_shrunk", "_streams", "_window_updates", "choked", "resets_sent",
+        "waiting_total",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -71,9 +76,11 @@ class Http2Output:
         self._shrunk = False  # the client knows that we use no dynamic table
         self._window_updates = WINDOW_UPDATES_PER_DATA  # how many are no more than our data explains
         self._out: list[bytes] = []
+        self._collected = 0  # bytes of data in it
         self._queue: deque[Http2Stream] = deque()  # those that may send what waits, in turn
         self._relieved: list[int] = []  # streams of which something that waited has left
         self.choked = False  # the socket takes nothing: no more data
+        self.resets_sent = 0  # for whoever counts them, and takes them away
         self.waiting_total = 0  # bytes of data that wait, of all streams
 
     def greet(self) -> None:
@@ -93,6 +100,7 @@ class Http2Output:
             return b""
         taken = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
+        self._collected = 0
         return taken
 
     def take_relieved(self) -> list[int]:
@@ -137,7 +145,8 @@ class Http2Output:
                 raise ValueError(f"{size} bytes of body where {stream.to_send} were announced")
             stream.to_send -= size
             stream.ending = not stream.to_send
-        if stream.pending or self.choked or size > stream.send_window or size > self._send_window:
+        shut = size > stream.send_window or size > self._send_window
+        if stream.pending or shut or self.choked or self._collected > _MAX_COLLECTED_BYTES:
             stream.pending += data
             self.waiting_total += size
             self._enqueue(stream)
@@ -166,8 +175,7 @@ class Http2Output:
         """The stream ends here, for both sides."""
         stream = self._streams.get(stream_id)
         if stream is not None:
-            self._out.append(frame(RST_STREAM, 0, stream_id, number(code)))
-            self._remember_reset(stream_id)
+            self._send_reset(stream_id, code)
             self._forget(stream)
 
     def waiting_bytes(self, stream_id: int) -> int:
@@ -203,6 +211,7 @@ class Http2Output:
         size = len(data)
         stream.send_window -= size
         self._send_window -= size
+        self._collected += size
         # A frame that is small because its window is explains nothing: the client opens it byte by byte.
         if last or size >= SMALL_DATA_BYTES:
             self._window_updates = min(self._window_updates + WINDOW_UPDATES_PER_DATA, MAX_WINDOW_UPDATES)
@@ -223,8 +232,7 @@ class Http2Output:
     def _over(self, stream: Http2Stream) -> None:
         """END_STREAM is sent."""
         if not stream.remote_ended:
-            self._out.append(frame(RST_STREAM, 0, stream.id, number(stream.reset_code)))
-            self._remember_reset(stream.id)
+            self._send_reset(stream.id, stream.reset_code)
         self._forget(stream)
 
     def _forget(self, stream: Http2Stream) -> None:
@@ -234,6 +242,11 @@ class Http2Output:
             stream.queued = False
         self.waiting_total -= len(stream.pending)
         stream.pending.clear()
+
+    def _send_reset(self, stream_id: int, code: int) -> None:
+        self._out.append(frame(RST_STREAM, 0, stream_id, number(code)))
+        self._remember_reset(stream_id)
+        self.resets_sent += 1
 
     def _remember_reset(self, stream_id: int) -> None:
         self._reset_ids[stream_id] = None
@@ -253,6 +266,8 @@ class Http2Output:
         while queue and room > 0 and self._send_window > 0:
             stream = queue.popleft()
             stream.queued = False
+            if stream.send_window <= 0:  # shut since, by SETTINGS
+                continue
             size = min(len(stream.pending), stream.send_window, self._send_window, MAX_FRAME_BYTES)
             data = bytes(stream.pending[:size])
             del stream.pending[:size]

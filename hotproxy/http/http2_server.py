@@ -135,7 +135,7 @@ class Http2ServerCodec(Http2Output):
     ) -> None:
         size = len(payload)  # padding counts too (section 6.9)
         self._receive_window -= size
-        if not stream_id or stream_id > self._last_id or not stream_id % 2:
+        if self._is_idle(stream_id):
             self._fail(h2.PROTOCOL_ERROR, "http2.data_of_idle_stream", events)
             return
         if self._receive_window < 0:
@@ -154,7 +154,7 @@ class Http2ServerCodec(Http2Output):
             return
         stream = self._streams.get(stream_id)
         if stream is None:
-            if stream_id not in self._reset_ids:
+            if stream_id not in self._reset_ids and stream_id <= self._last_id:
                 self._break_stream(stream_id, h2.STREAM_CLOSED, "http2.data_of_closed_stream", now_s, events)
             return
         if stream.broken:
@@ -240,8 +240,9 @@ class Http2ServerCodec(Http2Output):
             self._fail(h2.ENHANCE_YOUR_CALM if fields.status == 431 else h2.COMPRESSION_ERROR, fields.details, events)
             return
         if stream_id > self._last_id:
-            self._last_id = stream_id
-            self._begin_stream(stream_id, fields, ended, now_s, events)
+            if self._leaving != LAST:  # section 6.8: otherwise the client knows that we do not look at it
+                self._last_id = stream_id
+                self._begin_stream(stream_id, fields, ended, now_s, events)
             return
         stream = self._streams.get(stream_id)
         if stream is None:
@@ -251,6 +252,8 @@ class Http2ServerCodec(Http2Output):
             self._break_stream(stream_id, h2.STREAM_CLOSED, "http2.headers_behind_end", now_s, events)
         elif not stream.broken:
             trailers = read_trailers(fields) if ended else Violation("http2.trailers_without_end")
+            if self._fields.list_bytes > MAX_HEAD_BYTES:
+                trailers = Violation("http2.trailers_too_large", 431)
             if isinstance(trailers, Violation):
                 self._violate(stream, trailers, now_s, events)
                 return
@@ -261,12 +264,8 @@ class Http2ServerCodec(Http2Output):
     def _begin_stream(
         self, stream_id: int, fields: list[tuple[bytes, bytes]], ended: bool, now_s: float, events: list[StreamEvent]
     ) -> None:
-        if self._leaving == LAST:  # section 6.8: the client knows that we do not look at it, and asks elsewhere
-            self._remember_reset(stream_id)
-            return
         if len(self._streams) >= MAX_STREAMS:
-            self._out.append(h2.frame(h2.RST_STREAM, 0, stream_id, h2.number(h2.REFUSED_STREAM)))
-            self._remember_reset(stream_id)
+            self._send_reset(stream_id, h2.REFUSED_STREAM)
             self._spend_reset(now_s, events)
             return
         stream = self._streams[stream_id] = Http2Stream(stream_id, self._initial_window)
@@ -277,6 +276,7 @@ class Http2ServerCodec(Http2Output):
             head = read_request(fields, ended)
         stream.remote_ended = ended
         if isinstance(head, Violation):
+            stream.answering_head = (b":method", b"HEAD") in fields
             self._violate(stream, head, now_s, events)
             return
         stream.answering_head = head.method == b"HEAD"
@@ -289,7 +289,7 @@ class Http2ServerCodec(Http2Output):
     # RST_STREAM, SETTINGS, PING, WINDOW_UPDATE: sections 6.4, 6.5, 6.7, 6.9
 
     def _receive_reset(self, stream_id: int, payload: bytes, now_s: float, events: list[StreamEvent]) -> None:
-        if not stream_id or stream_id > self._last_id or not stream_id % 2:
+        if self._is_idle(stream_id):
             self._fail(h2.PROTOCOL_ERROR, "http2.reset_of_idle_stream", events)
         elif len(payload) != 4:
             self._fail(h2.FRAME_SIZE_ERROR, "http2.invalid_reset", events)
@@ -367,7 +367,7 @@ class Http2ServerCodec(Http2Output):
         if len(payload) != 4:
             self._fail(h2.FRAME_SIZE_ERROR, "http2.invalid_window_update", events)
             return
-        if stream_id > self._last_id or (stream_id and not stream_id % 2):
+        if stream_id and self._is_idle(stream_id):
             self._fail(h2.PROTOCOL_ERROR, "http2.window_update_of_idle_stream", events)
             return
         if self._window_updates > 0:
@@ -426,6 +426,10 @@ class Http2ServerCodec(Http2Output):
         """One of the two has said that no stream follows, and none is left."""
         return not self._streams and (self._leaving == LAST or self._client_leaves)
 
+    def _is_idle(self, stream_id: int) -> bool:
+        """None that the client has begun, as far as we have looked: above the last one of a GOAWAY we do not."""
+        return not stream_id % 2 or (stream_id > self._last_id and self._leaving != LAST)
+
     # -- errors
 
     def _fail(self, code: int, details: str, events: list[StreamEvent]) -> None:
@@ -441,8 +445,7 @@ class Http2ServerCodec(Http2Output):
     def _break_stream(self, stream_id: int, code: int, details: str, now_s: float, events: list[StreamEvent]) -> None:
         """A stream error (section 5.4.2): the stream is gone at once, and whoever made us do that pays for a reset."""
         stream = self._streams.get(stream_id)
-        self._out.append(h2.frame(h2.RST_STREAM, 0, stream_id, h2.number(code)))
-        self._remember_reset(stream_id)
+        self._send_reset(stream_id, code)
         if stream is not None:
             self._forget(stream)
             events.append((stream_id, Reset(details)))

@@ -38,8 +38,9 @@ from hotproxy.proxy.runtime import Runtime
 from hotproxy.proxy.snapshot import HttpListener
 from hotproxy.proxy.stream import Stream
 
-# 100 heads of usual size, several times over: they are all that a well-behaved client can leave unread beside data.
-MAX_UNREAD_BYTES: Final = HIGH_WATERMARK_BYTES + 256 * 1024
+# 100 heads are all that a well-behaved client can leave unread beside data; origins may send 8 KiB each (nginx's
+# proxy_buffer_size, Apache's LimitRequestFieldSize).
+MAX_UNREAD_BYTES: Final = HIGH_WATERMARK_BYTES + 1024 * 1024
 
 FIRST: Final = 0
 IDLE: Final = 1
@@ -236,7 +237,7 @@ class Http2ConnectionManager:
             assert stream is not None
             if self.codec.has_request_ended(stream_id):
                 stream.request_complete()
-            self._touched.append(lane)
+            self._touch(lane)
             stream.decode_head(event)
             return
         if stream_id == 0:
@@ -258,17 +259,22 @@ class Http2ConnectionManager:
         elif stream is None:
             return
         elif isinstance(event, Data):
-            self._touched.append(lane)
+            self._touch(lane)
             stream.decode_data(event.data)
         elif isinstance(event, Trailers):
             lane.trailers = event.headers
         elif isinstance(event, End):
             if not stream.request_read:
                 stream.request_complete()
-            self._touched.append(lane)
+            self._touch(lane)
             stream.decode_end(lane.trailers)
         else:
             stream.local_reply(downstream_protocol_error(event.details, event.status))
+
+    def _touch(self, lane: Http2Lane) -> None:
+        touched = self._touched
+        if not touched or touched[-1] is not lane:
+            touched.append(lane)
 
     def _begin(self, stream_id: int) -> Http2Lane:
         # The newest config of this listener; a stream keeps what it began with.
@@ -451,6 +457,10 @@ class Http2ConnectionManager:
         if sent != self._tx_counted:
             self.listener.stats.downstream_cx_tx_bytes_total.add(sent - self._tx_counted)
             self._tx_counted = sent
+        resets = self.codec.resets_sent
+        if resets:
+            self.codec.resets_sent = 0
+            self.stats.tx_reset.add(resets)
 
     # -- handoff: see http2_moving
 

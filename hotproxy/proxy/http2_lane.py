@@ -181,7 +181,6 @@ class Http2Lane(Downstream):
 
     def on_stream_aborted(self, ends_by_close: bool) -> None:
         if self._manager.codec.is_open(self.stream_id):
-            self._manager.stats.tx_reset.inc()
             self._manager.codec.reset(self.stream_id, INTERNAL_ERROR)
         self._manager.free(self)
         self._manager.end_turn()

@@ -195,7 +195,7 @@ class Http2Stats(Scope):
     root: ClassVar[str] = "http2_"
 
     rx_reset: Counter  # streams that the client has reset
-    tx_reset: Counter  # streams that we have reset, because their responses broke off
+    tx_reset: Counter  # RST_STREAM frames that we have sent, for whatever reason
     tx_flush_timeout: Counter  # a complete response of which the client took nothing for a minute
     goaway_sent: Counter  # because we leave
     header_overflow: Counter  # header lists too large to be decoded

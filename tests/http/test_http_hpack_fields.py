@@ -5,6 +5,10 @@ from __future__ import annotations
 import msgpack
 import pytest
 from hpack import Decoder, Encoder
+from hpack.exceptions import HPACKDecodingError
+from hpack.huffman import HuffmanEncoder
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
+from hpack.huffman_table import decode_huffman
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,6 +114,31 @@ def test_garbage_is_read_as_hpack_reads_it_or_refused(block: bytes) -> None:
         assert isinstance(found, Violation)
     else:
         assert found == expected or isinstance(found, Violation)  # a number of more than five bytes
+
+
+def huffman(code: bytes) -> bytes:
+    """A field whose value this is."""
+    return b"\0\1n" + encode_number(len(code), 0x7F, 0x80) + code
+
+
+@given(st.binary(max_size=300))
+def test_codes_are_read_as_hpack_reads_them(text: bytes) -> None:
+    code = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH).encode(text)
+    assert FieldDecoder().decode(huffman(code), MANY) == [(b"n", text)]
+    padded, cut = FieldDecoder().decode(huffman(code + b"\xff"), MANY), FieldDecoder().decode(huffman(code[:-1]), MANY)
+    assert isinstance(padded, Violation)  # more than seven bits
+    assert isinstance(cut, Violation) or cut[0][1] == text[: len(cut[0][1])]
+
+
+@given(st.binary(min_size=1, max_size=40))
+def test_a_code_of_garbage_is_read_as_hpack_reads_it(code: bytes) -> None:
+    found = FieldDecoder().decode(huffman(code), MANY)
+    try:
+        expected = [(b"n", decode_huffman(code))]
+    except HPACKDecodingError:
+        assert isinstance(found, Violation)
+    else:
+        assert found == expected
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"Date", b"x-a", b"Set-Cookie", b"a" * 300]), st.binary(max_size=400))))

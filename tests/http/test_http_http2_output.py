@@ -8,7 +8,7 @@ from h2.events import ResponseReceived, TrailersReceived
 from hotproxy.http import http2_frames as h2
 from hotproxy.http.codec import HTTP_1_1, ResponseHead
 from hotproxy.http.headers import Headers
-from hotproxy.http.http2_output import CONNECTION_WINDOW
+from hotproxy.http.http2_output import CONNECTION_WINDOW, LEAVING_PING
 from hotproxy.http.http2_server import Http2ServerCodec
 from tests.kit.http2 import (
     GET_FIELDS,
@@ -183,3 +183,36 @@ def test_a_client_that_leaves_is_over_with_its_last_stream() -> None:
     assert not codec.is_over
     codec.encode_head(1, response(204))
     assert codec.is_over
+
+
+@pytest.mark.parametrize("sent", [0, 1000])
+def test_a_window_that_shuts_while_data_waits_for_the_socket(sent: int) -> None:
+    """What waited for the socket was sent in spite of the window, in a frame larger than any may be."""
+    codec = greeted()
+    codec.receive(headers(1), NOW)
+    codec.encode_head(1, response())
+    codec.encode_data(1, bytes(sent + 1))
+    codec.take_output(MUCH)
+    codec.choked = True
+    codec.encode_data(1, b"x" * 40_000)
+    codec.receive(h2.frame(h2.SETTINGS, 0, 0, b"\0\4" + h2.number(1)), NOW)
+    codec.choked = False
+    assert output(codec) == [(h2.SETTINGS, h2.ACK, 0, b"")] and codec.waiting_total == 40_000
+    codec = moved(codec)
+    codec.receive(h2.frame(h2.WINDOW_UPDATE, 0, 1, h2.number(sent + 10)), NOW)
+    assert output(codec) == [(h2.DATA, 0, 1, b"x" * 10)]
+
+
+def test_the_last_stream_of_a_goaway_never_grows() -> None:
+    """RFC 9113 section 6.8: a client asks elsewhere for what is above it, and may not for what is below."""
+    codec = greeted()
+    codec.receive(headers(1), NOW)
+    codec.go_away()
+    codec.receive(h2.frame(h2.PING, h2.ACK, 0, LEAVING_PING), NOW)
+    assert codec.receive(headers(3), NOW) == []
+    output(codec)
+    codec = moved(codec)
+    codec.close(h2.NO_ERROR)
+    codec.receive(headers(5), NOW)
+    assert tell(codec.receive(h2.frame(h2.PING, 0, 1, bytes(8)), NOW)) == [(0, "violation", "http2.ping_of_stream")]
+    assert [payload[:4] for kind, _, _, payload in output(codec) if kind == h2.GOAWAY] == [h2.number(1)] * 2

@@ -160,6 +160,7 @@ THREE = headers(1, [*POST_FIELDS, ("content-length", "3")], end=False)
         (OPEN + headers(1, GET_FIELDS), "pseudo_header_in_trailers"),
         (headers(1, [*GET_FIELDS, ("Upper", "")], end=False), "uppercase_field_name"),
         (headers(1, [*GET_FIELDS, ("x", "y" * 66_000)]), "header_list_too_large"),
+        (OPEN + headers(1, [("x", "y" * 66_000)]), "trailers_too_large"),
     ],
 )  # fmt: skip
 def test_a_malformed_request_is_answered_and_its_rest_thrown_away(sent: bytes, details: str) -> None:
@@ -171,6 +172,15 @@ def test_a_malformed_request_is_answered_and_its_rest_thrown_away(sent: bytes, d
     assert codec.receive(data(1, b"more") + headers(1, [("x", "y")]), NOW) == []
     codec.encode_head(1, response(400, 0))
     assert output(codec)[-1] == (h2.RST_STREAM, 0, 1, h2.number(h2.PROTOCOL_ERROR))
+
+
+def test_a_head_request_that_is_refused_is_answered_without_a_body() -> None:
+    """RFC 9110 section 9.3.2. A client that gets one takes it for an error, and never sees the status."""
+    codec = greeted()
+    codec.receive(headers(1, [(":method", "HEAD"), *GET_FIELDS[1:], ("x", "y" * 66_000)]), NOW)
+    codec.encode_head(1, response(431, 5))
+    assert not codec.encode_data(1, b"large")
+    assert [(kind, flags & h2.END_STREAM) for kind, flags, *_ in output(codec)] == [(h2.HEADERS, h2.END_STREAM)]
 
 
 def test_more_streams_than_announced_are_refused_and_the_table_stays_right() -> None:

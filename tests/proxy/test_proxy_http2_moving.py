@@ -17,6 +17,7 @@ from tests.kit.damage import damaged, places, replaced, value_at
 from tests.kit.handoff import Handoff
 from tests.kit.http2 import POST_FIELDS
 from tests.kit.http2_play import ADDED, Http2Play
+from tests.kit.http2_walk import Walk
 from tests.kit.playbook import EOF, HANGS, OK, RESET
 
 OK_HI = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -256,3 +257,8 @@ def test_a_damaged_record_is_refused_or_works(name: str, data: st.DataObject) ->
     if not book.client.closed:
         book(("down", EOF))
     book.end()
+
+
+@pytest.mark.parametrize("seed", [*range(80), *(pytest.param(n, marks=pytest.mark.slow) for n in range(80, 1000))])
+def test_whatever_happens_in_whatever_order_between_moves(seed: int) -> None:
+    Walk(seed).run()
