@@ -80,6 +80,7 @@ def received(origin: RecordingOrigin, before: int) -> list[bytes]:
     return [ADDED.sub(b"", bytes(each)) for each in origin.received[before:] if each]
 
 
+STATUS_200 = b"\x88"  # RFC 7541, appendix A: entry 8
 MARKED = b"GET /marker HTTP/1.1\r\n\r\n"
 
 
@@ -116,8 +117,10 @@ def test_what_is_forwarded_is_one_request(name: str, served: tuple[Instance, int
     _, port, origin = served
     said, line, fields, body = FORWARDED[name]
     before = len(origin.received)
-    ask(port, said)
+    answers = ask(port, said)
     assert received(origin, before) == [line + b" HTTP/1.1\r\n" + fields + b"\r\n" + body, MARKED]
+    *_, head = [payload for kind, _, number, payload in answers.whole() if (kind, number) == (1, 1)]
+    assert head.lstrip(b"\x20").startswith(STATUS_200)
 
 
 def test_there_are_enough_cases() -> None:

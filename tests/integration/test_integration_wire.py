@@ -33,13 +33,17 @@ CLOSE = b"Connection: close\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 
 
+# With trailers or without.
+LAST_CHUNK = re.compile(rb"(?:\A|\r\n)0\r\n(?:[^\r\n]+\r\n)*\r\n\Z")
+
+
 def when_complete(_: int, received: bytes) -> bytes | None:
-    """Answer once a request without body, or with one that ends in `end`, is there."""
+    """Answer once the whole request is there."""
     head, blank, body = received.partition(b"\r\n\r\n")
     if not blank:
         return None
     if b"Transfer-Encoding" in head or b"transfer-encoding" in head:
-        return OK if body.endswith(b"0\r\n\r\n") else None
+        return OK if LAST_CHUNK.search(body) else None
     length = re.search(rb"(?i)content-length: (\d+)", head)
     return OK if len(body) >= int(length[1] if length else 0) else None
 
