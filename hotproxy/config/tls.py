@@ -7,7 +7,7 @@ from typing import Final
 
 from hotproxy.config import model, scalars, shapes
 from hotproxy.config.address import is_host_name, parse_ip
-from hotproxy.config.certificate import CertificateError, load_ca, load_pair, read_certificate
+from hotproxy.config.certificate import CertificateError, load_ca, load_pair, read_certificate, read_file
 from hotproxy.config.fields import NOT_YET, Fields
 from hotproxy.config.scalars import ScalarError
 from hotproxy.config.yaml_nodes import Node, Scalar, absolute
@@ -93,8 +93,8 @@ def _pair(tls: Fields, node: Node, where: str) -> model.CertificateFiles | None:
     if cert is None or key is None:
         return None
     if not tls.reader.offline:
-        _examine(fields, "cert", lambda: read_certificate(cert))
-        _examine(fields, "key", lambda: _load(cert, key))
+        is_there = _examine(fields, "cert", lambda: read_certificate(cert))
+        _examine(fields, "key", (lambda: _load(cert, key)) if is_there else (lambda: read_file(key)))
     return model.CertificateFiles(cert, key)
 
 
@@ -117,16 +117,18 @@ def _load_ca(path: str) -> None:
     load_ca(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), path)
 
 
-def _examine(fields: Fields, name: str, look: Callable[[], object]) -> None:
+def _examine(fields: Fields, name: str, look: Callable[[], object]) -> bool:
+    """Is the file that the field names what it should be?"""
     node = fields.get(name)
     assert node is not None
     if node.broken:
-        return
+        return False
     try:
         look()
     except CertificateError as error:
         node.broken = True
         fields.error(node, str(error), error.hint, fields.at(name))
+    return not node.broken
 
 
 def _path(fields: Fields, name: str) -> str | None:
